@@ -1,0 +1,94 @@
+"""Message catalogues: an id and parameters become a sentence in English or Chinese, at the edge.
+
+A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown in:
+`{peak:gib}`, `{rate:lr}`, `{tokens:count}`, `{step:int}`, `{share:percent}`, `{duration:duration}`.
+"""
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from advisor import units
+
+LANGUAGES: dict[str, str] = {"en": "en", "zh": "zh_CN"}
+"""Language as the CLI and the URL spell it -> name of its catalogue file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A sentence before it has a language."""
+
+    id: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def catalogue(package: str, lang: str) -> Mapping[str, str]:
+    """All templates of a package's catalogue in one language."""
+    name = f"{LANGUAGES[lang]}.json"
+    return json.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def render(message: Message, lang: str = "en", package: str = "advisor.locale") -> str:
+    """The sentence in `lang`.
+
+    Raises:
+        KeyError: the catalogue lacks the id or the message a parameter; a test keeps both complete.
+    """
+    template = catalogue(package, lang)[message.id]
+    return _Formatter(lang).vformat(template, (), message.params)
+
+
+def format_duration(seconds: float | None, lang: str = "en") -> str:
+    """Seconds as a person says them: 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
+    if seconds is None:
+        return {"en": units.UNKNOWN, "zh": "未知"}[lang]
+    s, m, h, d = {"en": ("s", "min", "h", "d"), "zh": ("秒", "分", "小时", "天")}[lang]
+    if seconds < 9.95:
+        return f"{seconds:.1f} {s}"
+    if seconds < 99.5:
+        return f"{seconds:.0f} {s}"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} {m}"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} {h} {minutes % 60:02d} {m}"
+    return f"{minutes // 1440} {d} {minutes % 1440 // 60} {h}"
+
+
+class _Formatter(string.Formatter):
+    """str.format with our units as format specifications; unknown values stay readable."""
+
+    def __init__(self, lang: str) -> None:
+        self.lang = lang
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return {"en": units.UNKNOWN, "zh": "未知"}[self.lang]
+        match format_spec:
+            case "gib":
+                return units.format_gib(value)
+            case "bytes":
+                return units.format_bytes(value)
+            case "lr":
+                return units.format_learning_rate(value)
+            case "count":
+                return self._count(value)
+            case "int":
+                return f"{value:,.0f}"
+            case "percent":
+                return f"{100 * value:.0f} %"
+            case "duration":
+                return format_duration(value, self.lang)
+            case "number":
+                return f"{value:g}"
+        return super().format_field(value, format_spec)
+
+    def _count(self, value: float) -> str:
+        if self.lang == "zh" and abs(value) >= 1e8:
+            return f"{value / 1e8:.1f} 亿"
+        return units.format_count(value)

@@ -1,0 +1,238 @@
+"""TrainingPlan: every choice that changes memory, time or learning; frozen, validated.
+
+Names are `TrainingArguments` names where one exists (transformers 5.23), and so are the defaults:
+a plan built from nothing is what `TrainingArguments()` would train.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from advisor import records
+from advisor.errors import PlanError
+
+Method = Literal["full", "lora", "qlora"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Adapter settings; field names are `peft.LoraConfig`'s."""
+
+    r: int = 16
+    """Rank of the adapters."""
+    lora_alpha: int = 32
+    """Scale: the update is multiplied by lora_alpha / r."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input, 0..1."""
+    target_modules: tuple[str, ...] | str = "all-linear"
+    """Module names the adapters sit on, or "all-linear"."""
+    use_dora: bool = False
+    use_rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise PlanError(f"lora.r must be at least 1, got {self.r}.", field="lora.r")
+        if not 0 <= self.lora_dropout < 1:
+            raise PlanError(
+                f"lora.lora_dropout must be in [0, 1), got {self.lora_dropout}.",
+                field="lora.lora_dropout",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Quantised loading; field names are `BitsAndBytesConfig`'s."""
+
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = False
+    bnb_4bit_compute_dtype: Dtype = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if self.load_in_4bit == self.load_in_8bit:
+            raise PlanError(
+                "quantization needs exactly one of load_in_4bit and load_in_8bit.",
+                field="quantization",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What is trained, how, and on how many devices."""
+
+    task: str = "causal-lm"
+    """A slug of `advisor.tasks`."""
+    method: Method = "full"
+    lora: LoraSettings | None = None
+    """Adapter settings; set if and only if the method is lora or qlora."""
+    quantization: Quantization | None = None
+    """Quantised loading; set if and only if the method is qlora."""
+    dtype: Dtype = "float32"
+    """The dtype the weights are *loaded* in. `bf16`/`fp16` below switch autocast on, which is another thing."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    max_length: int = 1024
+    """Rows are cut here, in tokens. Memory is sized on the longest batch this allows."""
+    attention_mask: bool = False
+    """Whether batches are padded, so that the model gets a mask that is not all ones."""
+    offload: Literal["none"] = "none"
+    devices: int = 1
+    """Data-parallel devices."""
+    use_cpu: bool = False
+
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: float | None = 3.0
+    """Passes over the data; None when max_steps decides."""
+    max_steps: int = -1
+    """Optimizer steps; above 0 it wins over num_train_epochs."""
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    """0 switches clipping off."""
+    lr_scheduler_type: str = "linear"
+    warmup_steps: float = 0.0
+    """Below 1 a share of all steps, from 1 on a number of steps."""
+    optim: str = "adamw_torch_fused"
+    bf16: bool = False
+    fp16: bool = False
+    tf32: bool | None = None
+    activation_checkpointing: bool = False
+    logging_steps: int = 500
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    eval_steps: int | None = None
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    save_steps: int = 500
+    save_total_limit: int | None = None
+    dataloader_num_workers: int = 0
+    dataloader_pin_memory: bool = True
+    dataloader_prefetch_factor: int | None = None
+    dataloader_persistent_workers: bool = False
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "max_length",
+            "devices",
+            "logging_steps",
+            "save_steps",
+        ):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", "greater than 0", self.learning_rate)
+        _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
+        _require(self.max_grad_norm >= 0, "max_grad_norm", "at least 0", self.max_grad_norm)
+        for name in ("adam_beta1", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        _require(
+            self.dataloader_num_workers >= 0,
+            "dataloader_num_workers",
+            "at least 0",
+            self.dataloader_num_workers,
+        )
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "adam_epsilon",
+        ):
+            _require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
+        if self.max_steps <= 0 and (self.num_train_epochs is None or not self.num_train_epochs > 0):
+            raise PlanError(
+                f"num_train_epochs must be greater than 0 or max_steps be set, got {self.num_train_epochs} and {self.max_steps}.",
+                field="num_train_epochs",
+            )
+        if self.bf16 and self.fp16:
+            raise PlanError("bf16 and fp16 exclude each other; switch one off.", field="fp16")
+        if self.fp16 and self.use_cpu:
+            raise PlanError("fp16 does nothing on a CPU; use bf16 or neither.", field="fp16")
+        if self.fp16 and self.dtype == "float16" and self.method == "full":
+            raise PlanError(
+                "fp16 autocast cannot unscale the gradients of float16 weights; load them as float32.",
+                field="dtype",
+            )
+        if (self.lora is not None) != (self.method in ("lora", "qlora")):
+            raise PlanError(
+                f"method {self.method} {'needs' if self.lora is None else 'takes no'} lora settings.",
+                field="lora",
+            )
+        if (self.quantization is not None) != (self.method == "qlora"):
+            raise PlanError(
+                f"method {self.method} {'needs' if self.quantization is None else 'takes no'} quantization.",
+                field="quantization",
+            )
+        if self.dataloader_num_workers == 0 and (
+            self.dataloader_prefetch_factor is not None or self.dataloader_persistent_workers
+        ):
+            raise PlanError(
+                "dataloader_prefetch_factor and dataloader_persistent_workers need dataloader_num_workers above 0.",
+                field="dataloader_num_workers",
+            )
+
+    def replace(self, **changes: Any) -> "TrainingPlan":
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+    def effective_batch_size(self) -> int:
+        """Rows per optimizer step over all devices."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.devices
+
+    def updates_per_epoch(self, num_rows: int) -> int:
+        """Optimizer steps in one pass over `num_rows` rows, counted as transformers.Trainer does."""
+        batches = math.ceil(num_rows / (self.per_device_train_batch_size * self.devices))
+        return max(math.ceil(batches / self.gradient_accumulation_steps), 1)
+
+    def optimizer_steps(self, num_rows: int) -> int:
+        """Optimizer steps of the whole run over `num_rows` training rows."""
+        if self.max_steps > 0:
+            return self.max_steps
+        assert self.num_train_epochs is not None
+        return math.ceil(self.num_train_epochs * self.updates_per_epoch(num_rows))
+
+    def epochs(self, num_rows: int) -> float:
+        """Passes over `num_rows` rows, whichever of max_steps and num_train_epochs decides."""
+        if self.max_steps > 0:
+            return self.max_steps / self.updates_per_epoch(num_rows)
+        assert self.num_train_epochs is not None
+        return self.num_train_epochs
+
+    def tokens_per_update(self, mean_tokens: float) -> float:
+        """Tokens the optimizer sees a step, for rows of `mean_tokens` tokens on average."""
+        return self.effective_batch_size() * mean_tokens
+
+    def warmup_updates(self, num_rows: int) -> int:
+        """Warm-up in optimizer steps, resolved as TrainingArguments.get_warmup_steps does."""
+        if self.warmup_steps >= 1:
+            return int(self.warmup_steps)
+        return math.ceil(self.warmup_steps * self.optimizer_steps(num_rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `plan` object of SPEC, plan.json and the UI's state."""
+        return records.encode(self)
+
+    @staticmethod
+    def from_dict(data: Any) -> "TrainingPlan":
+        """Read a `plan` object; fields left out take TrainingArguments' defaults.
+
+        Raises:
+            InputError: an unknown or ill-typed field.
+            PlanError: values that cannot run together.
+        """
+        return records.decode(TrainingPlan, data, "plan")
+
+
+def _require(holds: bool, name: str, rule: str, got: Any) -> None:
+    if not holds:
+        raise PlanError(f"{name} must be {rule}, got {got}.", field=name)

@@ -1,0 +1,1 @@
+"""Rules of advice, one module per question: facts in, Advice out."""
