@@ -1,7 +1,24 @@
-"""Describe a model from its config: ModelDescription is light; `describe_model` needs torch and runs in the worker."""
+"""Describe a model from its config: ModelDescription is light; `describe_model` runs in the worker.
 
+Reads the files of a model directory: of weights only the headers, never code that lies beside them;
+nothing is downloaded.
+"""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from advisor import demo
+from advisor.errors import InputError, UnknownNameError
+from advisor.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +43,7 @@ class ModelDescription:
     max_position_embeddings: int | None = None
     """Context length in tokens."""
     checkpoint_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """dtype the weights are stored in (safetensors header, else config); None without weights and without a word in the config."""
+    """dtype the weights are stored in (safetensors header, else config); None: neither says."""
     has_weights: bool = False
     """False: a run starts from random weights."""
     has_tokenizer: bool = False
@@ -36,4 +53,347 @@ class ModelDescription:
     """Hash of config and files, for caches."""
     notes: tuple[str, ...] = ()
     linear_modules: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Names of the linear layers a LoRA can sit on (last part of the module name) -> (in, out) features of one."""
+    """Linear layers a LoRA can sit on: last part of the module name -> (in, out) features of one."""
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+_BYTE_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers without a vocabulary file: tokenizer_config.json is all they have."""
+
+_WEIGHT_FORMATS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""(single file, index of shards), in the order from_pretrained looks for them."""
+
+_SAFETENSORS_DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+}
+
+
+def describe_model(path: str, task: str) -> ModelDescription:
+    """Describe a model from its config and the headers of its weight files.
+
+    Args:
+        path: a directory with config.json, a config.json (then weights and tokenizer beside it are
+            not used), or "demo".
+        task: slug of `advisor.tasks`; its auto class decides the architecture and so the count.
+
+    Raises:
+        InputError: the files cannot be used, or the task cannot use this model.
+    """
+    found = find_task(task)
+    location = demo.resolve(path, "model")
+    config_file = _config_file(location)
+    content = _read_json(config_file)
+    _check_model_type(content, config_file)
+    config = _load_config(config_file)
+    model = _build_on_meta(config, found, config_file)
+    text_config = config.get_text_config(decoder=True)
+
+    notes = _config_notes(content, model, location)
+    is_directory = location.is_dir()
+    weights = _weight_files(location) if is_directory else ()
+    stored, stored_notes = _stored_dtype(weights)
+    tokenizer_files = _tokenizer_files(location) if is_directory else ()
+    plain = json.loads(config.to_json_string(use_diff=False))
+    plain.pop("_name_or_path", None)
+    return ModelDescription(
+        name=_name(location),
+        path=str(location),
+        config=plain,
+        model_type=config.model_type,
+        architecture=type(model).__name__,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trainable_layers=_integer(text_config, "num_hidden_layers"),
+        hidden_size=_integer(text_config, "hidden_size"),
+        vocab_size=_integer(text_config, "vocab_size"),
+        max_position_embeddings=_integer(text_config, "max_position_embeddings"),
+        checkpoint_dtype=stored or _dtype_name(config.dtype) or _dtype_name(text_config.dtype),
+        has_weights=bool(weights),
+        has_tokenizer=bool(tokenizer_files),
+        weights_bytes=sum(f.stat().st_size for f in weights) if weights else None,
+        fingerprint=_fingerprint(plain, (*weights, *tokenizer_files)),
+        notes=(*notes, *stored_notes),
+        linear_modules=_linear_modules(model),
+    )
+
+
+def _config_file(location: Path) -> Path:
+    if not location.exists():
+        raise InputError(
+            f"There is no model at {location}; give a directory with config.json, a config.json, "
+            'or "demo" (models are not downloaded).',
+            field="model",
+        )
+    if location.is_file():
+        return location
+    config_file = location / "config.json"
+    if not config_file.is_file():
+        hint = (
+            "it holds an adapter, give its base model"
+            if (location / "adapter_config.json").is_file()
+            else "give a directory as save_pretrained writes it"
+        )
+        raise InputError(f"{location} has no config.json; {hint}.", field="model")
+    return config_file
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file of the user's."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text; give a config.json.", field="model") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file}, line {error.lineno}: not valid JSON ({error.msg}); correct the file.",
+            field="model",
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{file} must hold a JSON object, got a {type(content).__name__}; give a config.json.",
+            field="model",
+        )
+    return content
+
+
+def _check_model_type(content: dict[str, Any], file: Path) -> None:
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    model_type = content.get("model_type")
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
+        return
+    if "auto_map" in content:
+        raise InputError(
+            f"{file} needs code of its own (auto_map): its model_type {model_type!r} is not part of "
+            f"transformers {transformers.__version__}; code beside a model is never run, "
+            "give a model that transformers knows.",
+            field="model",
+        )
+    if not isinstance(model_type, str):
+        raise InputError(
+            f"{file} has no model_type, got {model_type!r}; "
+            "give the config.json of a transformers model.",
+            field="model",
+        )
+    nearest = tuple(difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=5, cutoff=0.4))
+    advice = f"the nearest names are {', '.join(nearest)}" if nearest else "no name is like it"
+    raise UnknownNameError(
+        f"{file} has the model_type {model_type!r}, which transformers {transformers.__version__} "
+        f"does not know; {advice}.",
+        nearest=nearest,
+        field="model",
+    )
+
+
+def _config_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises on a config with values of a wrong type, size or name."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        StrictDataclassError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+
+
+def _load_config(file: Path) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(file), local_files_only=True, trust_remote_code=False)
+    except _config_errors() as error:
+        raise InputError(
+            f"{file} cannot be used: {_one_line(error)}; correct the value.", field="model"
+        ) from error
+
+
+def _build_on_meta(config: "PreTrainedConfig", task: Task, file: Path) -> "PreTrainedModel":
+    import torch
+    import transformers
+
+    auto_class = getattr(transformers, task.auto_class)
+    try:
+        # eager exists for every model; what the config asks for may not be installed here
+        with torch.device("meta"):
+            return auto_class.from_config(
+                config, trust_remote_code=False, attn_implementation="eager"
+            )
+    except _config_errors() as error:
+        if "Unrecognized configuration class" in str(error):
+            raise InputError(
+                f"A {config.model_type} model ({file}) cannot do {task.slug}: {task.auto_class} "
+                "has no class for it; give another model or another task.",
+                field="model",
+            ) from error
+        raise InputError(
+            f"{file} describes no {config.model_type} model that can be built: {_one_line(error)}; "
+            "correct the values.",
+            field="model",
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LookupError):
+        text = f"no entry {text}"
+    return text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _config_notes(
+    content: dict[str, Any], model: "PreTrainedModel", location: Path
+) -> tuple[str, ...]:
+    notes = []
+    built = type(model).__name__
+    if "auto_map" in content:
+        notes.append(f"Code beside the model (auto_map) is not run; transformers' {built} is used.")
+    named = content.get("architectures") or []
+    if named and built not in named:
+        notes.append(f"The config names {', '.join(map(str, named))}; this task trains {built}.")
+    if getattr(model.config, "is_decoder", None) is False and built.endswith("LMHeadModel"):
+        notes.append(
+            "The config has is_decoder false: each token would see the ones it should predict; "
+            "set is_decoder to true."
+        )
+    beside = location.parent
+    if location.is_file() and (_weight_files(beside) or _tokenizer_files(beside)):
+        notes.append(
+            "Only the config is used: training starts from random weights; give the directory "
+            "to use the weights and the tokenizer beside it."
+        )
+    return tuple(notes)
+
+
+def _weight_files(directory: Path) -> tuple[Path, ...]:
+    """The files from_pretrained would load, safetensors first; empty when there are no weights."""
+    for single, index in _WEIGHT_FORMATS:
+        if (directory / single).is_file():
+            return (directory / single,)
+        if (directory / index).is_file():
+            weight_map = _read_json(directory / index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise InputError(
+                    f"{directory / index} has no weight_map; download it again.", field="model"
+                )
+            shards = tuple(directory / name for name in sorted(set(weight_map.values())))
+            missing = [f.name for f in shards if not f.is_file()]
+            if missing:
+                raise InputError(
+                    f"{directory} lacks {len(missing)} of {len(shards)} weight files, first "
+                    f"{missing[0]}; finish the download.",
+                    field="model",
+                )
+            return shards
+    return ()
+
+
+def _stored_dtype(
+    weights: tuple[Path, ...],
+) -> tuple[Literal["float32", "bfloat16", "float16"] | None, tuple[str, ...]]:
+    """The dtype most of the weights' numbers are stored in, and what is worth saying about it."""
+    if not weights:
+        return None, ()
+    if weights[0].suffix != ".safetensors":
+        return None, (
+            f"The weights are pickled ({weights[0].name}); they are loaded with weights_only, "
+            "and their dtype is taken from the config.",
+        )
+    from safetensors import SafetensorError, safe_open
+
+    numbers: Counter[str] = Counter()
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt") as header:
+                for name in header.keys():  # noqa: SIM118 - not a mapping
+                    tensor = header.get_slice(name)
+                    count = 1
+                    for size in tensor.get_shape():
+                        count *= size
+                    numbers[tensor.get_dtype()] += count
+        except SafetensorError as error:
+            raise InputError(
+                f"{file} is no safetensors file ({error}), its size is "
+                f"{file.stat().st_size:,} bytes; download it again (a Git LFS pointer is a text "
+                "file of about 130 bytes).",
+                field="model",
+            ) from error
+    if not numbers:
+        return None, (f"{weights[0].name} holds no tensors.",)
+    most = numbers.most_common(1)[0][0]
+    if most in _SAFETENSORS_DTYPES:
+        return _SAFETENSORS_DTYPES[most], ()
+    return None, (f"Most weights are stored as {most}, not as a dtype they can be trained in.",)
+
+
+def _tokenizer_files(directory: Path) -> tuple[Path, ...]:
+    """Files a tokenizer is built from; empty when there is none."""
+    settings = directory / "tokenizer_config.json"
+    files = tuple(directory / name for name in _TOKENIZER_FILES if (directory / name).is_file())
+    if settings.is_file() and (
+        files or _read_json(settings).get("tokenizer_class") in _BYTE_TOKENIZERS
+    ):
+        return (*files, settings)
+    return files
+
+
+def _linear_modules(model: "PreTrainedModel") -> dict[str, tuple[int, int]]:
+    """What peft's "all-linear" targets: Linear and GPT-2's Conv1D, without the output head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if module is head:
+            continue
+        last = name.rpartition(".")[2]
+        if isinstance(module, torch.nn.Linear):
+            found.setdefault(last, (module.in_features, module.out_features))
+        elif isinstance(module, Conv1D):
+            found.setdefault(last, (module.nx, module.nf))
+    return found
+
+
+def _integer(config: "PreTrainedConfig", name: str) -> int | None:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _dtype_name(
+    dtype: "torch.dtype | str | None",
+) -> Literal["float32", "bfloat16", "float16"] | None:
+    name = str(dtype).removeprefix("torch.")
+    return next((known for known in _SAFETENSORS_DTYPES.values() if known == name), None)
+
+
+def _name(location: Path) -> str:
+    if demo.is_demo(location):
+        return demo.NAME
+    location = location.absolute()
+    return location.parent.name if location.name == "config.json" else location.name
+
+
+def _fingerprint(config: dict[str, Any], files: tuple[Path, ...]) -> str:
+    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    canonical = json.dumps([config, stats], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,314 @@
+"""NVIDIA GPUs. Asks the driver through NVML, always by `query`, and reads the CUDA_* variables."""
+
+import functools
+import itertools
+import logging
+import os
+import re
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from advisor.hardware.machine import Gpu, GpuProcess
+
+logger = logging.getLogger(__name__)
+
+_HOST_PID_NAMESPACE = "pid:[4026531836]"
+"""PROC_PID_INIT_INO of include/linux/proc_ns.h: outside of it NVML's pids are not ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nvidia:
+    """What the driver says."""
+
+    gpus: tuple[Gpu, ...] = ()
+    """The visible ones in CUDA's order, then the hidden ones."""
+    driver_version: str | None = None
+    cuda_version: tuple[int, int] | None = None
+    """Newest CUDA that the driver runs."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A card as NVML counts them."""
+
+    uuid: str | None = None
+    devices: tuple[Gpu, ...]
+    """The card itself, or its MIG instances."""
+    is_mig: bool = False
+    usable: bool = True
+    """False: CUDA does not show it whatever the environment says."""
+
+    def numbered(self) -> Iterator[tuple[int, Gpu]]:
+        """Devices with their places."""
+        return iter(enumerate(self.devices))
+
+
+def query(name: str, *args: Any) -> Any | None:
+    """Call an NVML function: the only place where the driver is asked anything.
+
+    Args:
+        name: e.g. "nvmlDeviceGetName".
+        args: its arguments.
+
+    Returns:
+        Its answer, or None when NVML refuses (not supported, no permission, not found). A refusal
+        is logged once.
+    """
+    try:
+        return getattr(pynvml, name)(*args)
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, UnicodeDecodeError) as error:
+        _log_once(name, str(error))
+        return None
+
+
+@functools.cache
+def _log_once(name: str, reason: str) -> None:
+    logger.info("%s: %s", name, reason)
+
+
+@contextmanager
+def session() -> Generator[str | None]:
+    """Keep NVML open for the queries inside; yields None, or a sentence that says why it is not."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        yield _why_closed(error)
+        return
+    try:
+        yield None
+    finally:
+        query("nvmlShutdown")
+
+
+def _why_closed(error: Any) -> str:
+    match error.value:
+        case pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            return "NVIDIA driver not found (NVML: libnvidia-ml.so.1)."
+        case pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
+            return "NVIDIA driver is installed but not loaded; load it or restart the machine."
+        case pynvml.NVML_ERROR_NO_PERMISSION:
+            return "NVIDIA driver may not be asked by this user; give it access to /dev/nvidia*."
+        case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+            return (
+                "NVIDIA driver was updated while loaded (library and kernel module differ); "
+                "restart the machine."
+            )
+    return f"NVIDIA GPUs could not be probed; NVML says: {error}."
+
+
+def probe(environ: Mapping[str, str] = os.environ) -> Nvidia:
+    """All NVIDIA GPUs of this machine, hidden ones included.
+
+    Args:
+        environ: where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
+    """
+    with session() as reason:
+        if reason is not None:
+            return Nvidia(notes=(reason,))
+        notes: list[str] = []
+        boards = _boards(notes)
+        gpus = _number(boards, environ.get("CUDA_VISIBLE_DEVICES"), notes)
+        unlike = len({board.devices[0].name for board in boards}) > 1
+        if unlike and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+            notes.append(
+                "CUDA may number unlike GPUs in another order than shown here; "
+                "set CUDA_DEVICE_ORDER=PCI_BUS_ID or choose them by UUID."
+            )
+        version = query("nvmlSystemGetCudaDriverVersion")
+        return Nvidia(
+            gpus=gpus,
+            driver_version=query("nvmlSystemGetDriverVersion"),
+            cuda_version=None if version is None else (version // 1000, version % 1000 // 10),
+            notes=tuple(notes),
+        )
+
+
+def visible_devices(variable: str | None, boards: list[Board]) -> list[tuple[int, int]]:
+    """Devices a CUDA process sees, in its order, as (board, place in `board.devices`).
+
+    Follows `_parse_visible_devices` and `_transform_uuid_to_ordinals` of torch/cuda/__init__.py
+    and, for MIG, "CUDA Device Enumeration" of NVIDIA's MIG User Guide: one instance, and no other
+    GPU with it.
+
+    Args:
+        variable: value of CUDA_VISIBLE_DEVICES, None when it is not set.
+        boards: in NVML's order.
+    """
+    if variable is None:
+        chosen = [(b, 0) for b in range(len(boards))]
+        chosen.sort(key=lambda place: not boards[place[0]].is_mig)
+    elif variable.startswith("MIG-"):
+        uuids = {(b, d): gpu.uuid for b, board in enumerate(boards) for d, gpu in board.numbered()}
+        chosen = _by_uuid(variable.split(","), "MIG-", uuids)
+    elif variable.startswith("GPU-"):
+        uuids = {(b, 0): board.uuid for b, board in enumerate(boards)}
+        chosen = _by_uuid(variable.split(","), "GPU-", uuids)
+    else:
+        chosen = _by_index(variable.split(","), len(boards))
+    chosen = [place for place in chosen if boards[place[0]].usable]
+    instances = [place for place in chosen if boards[place[0]].is_mig]
+    return instances[:1] or chosen
+
+
+def _by_uuid(
+    entries: list[str], prefix: str, uuids: dict[tuple[int, int], str | None]
+) -> list[tuple[int, int]]:
+    chosen: list[tuple[int, int]] = []
+    for entry in entries:
+        matches = [place for place, uuid in uuids.items() if uuid and uuid.startswith(entry)]
+        if not entry.startswith(prefix) or len(matches) != 1:
+            break
+        if matches[0] in chosen:
+            return []
+        chosen.append(matches[0])
+    return chosen
+
+
+def _by_index(entries: list[str], count: int) -> list[tuple[int, int]]:
+    chosen: list[int] = []
+    for entry in entries:
+        # As C's strtoul reads it: "1gpu" is 1.
+        number = re.match(r"[+-]?[0-9]+", entry.strip())
+        if number is None or int(number[0]) < 0:
+            break
+        if int(number[0]) in chosen:
+            return []
+        chosen.append(int(number[0]))
+    return [(i, 0) for i in itertools.takewhile(lambda i: i < count, chosen)]
+
+
+def _number(boards: list[Board], variable: str | None, notes: list[str]) -> tuple[Gpu, ...]:
+    """Set the index of each visible GPU; visible ones come first."""
+    order = visible_devices(variable, boards)
+    devices = {(b, d): gpu for b, board in enumerate(boards) for d, gpu in board.numbered()}
+    hidden = [place for place in devices if place not in order]
+    if variable is not None:
+        if hidden:
+            names = _join([f"{devices[place].name} (GPU {place[0]})" for place in hidden])
+            notes.append(f"CUDA_VISIBLE_DEVICES={variable} hides {names}.")
+        asked = [entry for entry in variable.split(",") if entry.strip() not in ("", "-1")]
+        if boards and len(order) < len(asked):
+            notes.append(
+                f"CUDA_VISIBLE_DEVICES={variable} names {len(asked)} devices, but CUDA shows "
+                f"{len(order)}: it stops at the first that it does not know, and shows none when "
+                "one is named twice."
+            )
+    elif hidden and any(boards[place[0]].is_mig for place in order):
+        notes.append(
+            "CUDA shows a process one MIG instance and no other GPU; "
+            "set CUDA_VISIBLE_DEVICES to the UUID of the one to use."
+        )
+    numbered = [replace(devices[place], index=i) for i, place in enumerate(order)]
+    return (*numbered, *(devices[place] for place in hidden))
+
+
+def _boards(notes: list[str]) -> list[Board]:
+    boards = []
+    for i in range(query("nvmlDeviceGetCount") or 0):
+        handle = query("nvmlDeviceGetHandleByIndex", i)
+        if handle is None:
+            notes.append(f"GPU {i} could not be opened (lost, or no permission).")
+            boards.append(Board(devices=(Gpu(name=f"GPU {i}", source="measured"),), usable=False))
+            continue
+        capability = query("nvmlDeviceGetCudaComputeCapability", handle)
+        mode = query("nvmlDeviceGetMigMode", handle)
+        is_mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+        instances = _mig_instances(handle) if is_mig else []
+        if is_mig and not instances:
+            notes.append(
+                f"GPU {i} is in MIG mode without an instance, so CUDA cannot use it; "
+                "create one or switch MIG off."
+            )
+        boards.append(
+            Board(
+                uuid=query("nvmlDeviceGetUUID", handle),
+                devices=tuple(_describe(h, capability, i, notes) for h in instances or [handle]),
+                is_mig=is_mig,
+                usable=not is_mig or bool(instances),
+            )
+        )
+    return boards
+
+
+def _mig_instances(handle: Any) -> list[Any]:
+    count = query("nvmlDeviceGetMaxMigDeviceCount", handle) or 0
+    handles = (query("nvmlDeviceGetMigDeviceHandleByIndex", handle, i) for i in range(count))
+    return [h for h in handles if h is not None]
+
+
+def _describe(handle: Any, capability: tuple[int, int] | None, board: int, notes: list[str]) -> Gpu:
+    total, used, free = _memory(handle)
+    if free is None:
+        notes.append(f"Memory of GPU {board} could not be read.")
+    processes = _processes(handle)
+    if processes is None:
+        notes.append(
+            f"Processes on GPU {board} could not be listed (no permission or not supported)."
+        )
+    return Gpu(
+        name=query("nvmlDeviceGetName", handle) or f"GPU {board}",
+        uuid=query("nvmlDeviceGetUUID", handle),
+        compute_capability=capability,
+        total_bytes=total,
+        used_bytes=used,
+        free_bytes=free,
+        processes=processes or (),
+        source="measured",
+    )
+
+
+def _memory(handle: Any) -> tuple[int | None, int | None, int | None]:
+    """Total, used and free bytes.
+
+    Version 2 of the query tells the driver's own reservation apart; without it the total is what
+    CUDA and PyTorch report (Tesla T4: 14.56 of 15 GiB). Older drivers know version 1 only, where
+    the reservation counts as used.
+    """
+    info = query("nvmlDeviceGetMemoryInfo", handle, pynvml.nvmlMemory_v2)
+    if info is not None:
+        return info.total - info.reserved, info.used, info.free
+    info = query("nvmlDeviceGetMemoryInfo", handle)
+    return (None, None, None) if info is None else (info.total, info.used, info.free)
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
+    """Processes with memory on the device, largest first; None when they cannot be listed."""
+    compute = query("nvmlDeviceGetComputeRunningProcesses", handle)
+    graphics = query("nvmlDeviceGetGraphicsRunningProcesses", handle)
+    if compute is None and graphics is None:
+        return None
+    used: dict[int, int | None] = {}
+    for process in [*(compute or ()), *(graphics or ())]:
+        amounts = [a for a in (used.get(process.pid), process.usedGpuMemory) if a is not None]
+        used[process.pid] = max(amounts, default=None)
+    named = _in_host_pid_namespace()
+    found = (
+        GpuProcess(pid=pid, name=_process_name(pid) if named else None, used_bytes=amount)
+        for pid, amount in used.items()
+    )
+    return tuple(sorted(found, key=lambda process: -(process.used_bytes or 0)))
+
+
+def _in_host_pid_namespace() -> bool:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _process_name(pid: int) -> str | None:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return None
+
+
+def _join(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,83 @@
+"""The two classes beside TrainingArguments in an args.json: which model, and which data."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from advisor import training_arguments
+from advisor.tasks import TASKS
+
+_DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def _field(default: Any, text: str, choices: list[str] | None = None) -> Any:
+    metadata: dict[str, Any] = {"help": text}
+    if choices:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """Which model, how it is loaded, and what of it is trained."""
+
+    model_name_or_path: str | None = _field(
+        None, "Model directory or hub id with weights; null trains from random weights."
+    )
+    config_name: str | None = _field(None, "Config to build the model from, without weights.")
+    tokenizer_name: str | None = _field(None, "Tokenizer, where it is not beside the weights.")
+    dtype: str = _field("float32", "The dtype the weights are loaded in.", _DTYPES)
+    attn_implementation: str = _field("sdpa", "Attention kernel, as from_pretrained takes it.")
+    method: str = _field("full", "What is trained.", ["full", "lora", "qlora"])
+    lora_r: int = _field(16, "Rank of the adapters.")
+    lora_alpha: int = _field(32, "Scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = _field(0.0, "Dropout on the adapter's input.")
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "Module names the adapters sit on, or all-linear."},
+    )
+    use_dora: bool = _field(False, "Weight-decomposed adapters (DoRA).")
+    use_rslora: bool = _field(False, "Scale by lora_alpha / sqrt(lora_r).")
+    load_in_4bit: bool = _field(False, "qlora: load the frozen weights in 4 bits.")
+    load_in_8bit: bool = _field(False, "qlora: load the frozen weights in 8 bits.")
+    bnb_4bit_quant_type: str = _field("nf4", "4-bit data type.", ["nf4", "fp4"])
+    bnb_4bit_use_double_quant: bool = _field(False, "Quantise the quantisation constants too.")
+    bnb_4bit_compute_dtype: str = _field("bfloat16", "The dtype 4-bit layers compute in.", _DTYPES)
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Which rows are trained on, and how they become batches."""
+
+    task: str = _field("causal-lm", "Kind of training.", list(TASKS))
+    train_file: str = field(metadata={"help": "Training rows: jsonl, json, csv or txt."})
+    validation_file: str | None = _field(None, "Evaluation rows; null splits some off.")
+    validation_split_percentage: int = _field(
+        5, "Share of the training rows split off for evaluation where there is no file."
+    )
+    text_column: str | None = _field(None, "Column with the text; null finds it.")
+    max_seq_length: int = _field(1024, "Rows are cut here, in tokens.")
+    pad_to_multiple_of: int | None = _field(None, "Pad batches to a multiple of this length.")
+
+
+@cache
+def fields() -> dict[str, training_arguments.Field]:
+    """Both classes' fields by name, described like those of `advisor.training_arguments`."""
+    result = {}
+    for cls, group in ((ModelArguments, "Model"), (DataArguments, "Data")):
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            hint, default = hints[f.name], f.default
+            if f.default_factory is not dataclasses.MISSING:
+                default = f.default_factory()
+            result[f.name] = training_arguments.Field(
+                name=f.name,
+                group=group,
+                type=hint.__name__ if type(hint) is type else str(hint),
+                default=None if default is dataclasses.MISSING else default,
+                choices=tuple(f.metadata.get("choices", ())),
+                help=f.metadata["help"],
+            )
+    return result

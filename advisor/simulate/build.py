@@ -1,0 +1,157 @@
+"""The real model class, built on the meta device, then turned into fake CPU tensors in the order they are loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from advisor.errors import SimulationError
+from advisor.simulate.profile import Structure, with_depth
+from advisor.simulate.trace import GLOBAL, Recorder
+from advisor.tasks import find_task
+
+
+def build_on_meta(structure: Structure, depth: int) -> nn.Module:
+    """The model as the trainer builds it, adapters included, without any memory.
+
+    Raises:
+        SimulationError: the class cannot be built or a method is not simulated.
+    """
+    import transformers
+
+    if structure.quantization is not None:
+        raise SimulationError("Quantised layers are not simulated yet; use full or lora.")
+    config = hf_config(with_depth(structure.config_dict(), depth))
+    auto_class = getattr(transformers, find_task(structure.task).auto_class)
+    try:
+        with torch.device("meta"):
+            model = auto_class.from_config(
+                config,
+                dtype=getattr(torch, structure.dtype),
+                attn_implementation=structure.attn_implementation,
+            )
+    except (ValueError, KeyError, AttributeError, ImportError) as error:
+        raise SimulationError(f"{config.model_type} cannot be built: {error}") from error
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    if structure.lora is not None:
+        model = _with_adapters(model, structure)
+    if structure.activation_checkpointing:
+        model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
+        if structure.lora is not None:
+            model.enable_input_require_grads()
+    return model
+
+
+def hf_config(config: Mapping[str, Any]) -> Any:
+    """A dict with model_type as a transformers config.
+
+    Raises:
+        SimulationError: transformers does not know the model_type.
+    """
+    from transformers import AutoConfig
+
+    values = dict(config)
+    model_type = values.pop("model_type", None)
+    for name in ("auto_map", "quantization_config", "architectures", "dtype", "torch_dtype"):
+        values.pop(name, None)
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except ValueError as error:
+        raise SimulationError(f"transformers does not know the model type {model_type!r}.") from error
+
+
+def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = structure.lora
+    assert lora is not None
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+        task_type=TaskType.CAUSAL_LM,
+    )
+    with torch.device("meta"):
+        return get_peft_model(model, config)
+
+
+def find_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The repeated blocks: the largest ModuleList whose children share one class, and its name."""
+    best: tuple[int, str, list[nn.Module]] = (0, "", [])
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) >= 2:
+            children = list(module)
+            size = sum(p.numel() for p in module.parameters())
+            if len({type(c) for c in children}) == 1 and size > best[0]:
+                best = (size, name, children)
+    return best[1], best[2]
+
+
+def layers_alike(model: nn.Module) -> bool:
+    """Whether every repeated block has the same modules, shapes and kind of attention."""
+    signatures = {
+        tuple(
+            (name, type(m).__name__, getattr(m, "layer_type", None), getattr(m, "is_sliding", None))
+            for name, m in layer.named_modules()
+        )
+        + tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+        for layer in find_layers(model)[1]
+    }
+    return len(signatures) <= 1
+
+
+def materialise(model: nn.Module, recorder: Recorder) -> None:
+    """Meta parameters and buffers become fake CPU tensors, recorded as loaded: module by module, adapters last.
+
+    Called inside a FakeTensorMode.
+    """
+    prefix = find_layers(model)[0]
+    done: dict[int, nn.Parameter] = {}
+    parameters = [
+        (module, module_name, name, p)
+        for module_name, module in model.named_modules()
+        for name, p in module._parameters.items()
+        if p is not None
+    ]
+    parameters.sort(key=lambda entry: "lora_" in entry[1])  # stable: the base keeps its order
+    for position, (module, module_name, name, p) in enumerate(parameters):
+        recorder.layer = _layer_number(prefix, module_name)
+        if id(p) not in done:
+            fresh = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+            recorder.track(fresh, "load")
+            done[id(p)] = fresh
+        module._parameters[name] = done[id(p)]
+        base_complete = position + 1 == len(parameters) or "lora_" in parameters[position + 1][1]
+        if base_complete and "lora_" not in module_name:
+            recorder.layer = GLOBAL
+            _materialise_buffers(model, recorder)
+    recorder.layer = GLOBAL
+
+
+def _materialise_buffers(model: nn.Module, recorder: Recorder) -> None:
+    done: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for name, b in module._buffers.items():
+            if b is None:
+                continue
+            if id(b) not in done:
+                fresh = torch.empty(b.shape, dtype=b.dtype)
+                recorder.track(fresh, "load")
+                done[id(b)] = fresh
+            module._buffers[name] = done[id(b)]
+
+
+def _layer_number(prefix: str, module_name: str) -> int:
+    if prefix and module_name.startswith(f"{prefix}."):
+        number = module_name[len(prefix) + 1 :].partition(".")[0]
+        if number.isdigit():
+            return int(number)
+    return GLOBAL

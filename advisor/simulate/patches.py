@@ -1,0 +1,99 @@
+"""Every change made to torch and transformers for a simulation, in one table. Only the worker applies them.
+
+Each patch is in force inside `applied(...)` alone, so that nothing leaks into real training or into
+a trace that must not have it. `missing()` is asked when the worker starts: a symbol that is gone
+means the simulator does not know this version, and the answer is "unknown", not a wrong number.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """One replaced symbol."""
+
+    module: str
+    symbol: str
+    why: str
+    replacement: Callable[[Any, "Conditions"], Any]
+    """(original, conditions) -> the object that stands in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the replaced functions need to know of the question."""
+
+    padded: bool
+    """The batch holds padding: its mask is not all ones."""
+    expand_kv: bool = False
+    """K and V heads are repeated before SDPA, as some scripts do."""
+
+
+def _fast_all(original: Callable[..., Any], conditions: Conditions) -> Callable[..., Any]:
+    def fast_all(tensor: Any) -> Any:
+        result = original(tensor)  # its kernels run and allocate as they would
+        return False if conditions.padded else result
+
+    return fast_all
+
+
+def _sdpa(original: Callable[..., Any], conditions: Conditions) -> Callable[..., Any]:
+    if not conditions.expand_kv:
+        return original
+
+    def scaled_dot_product_attention(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Any:
+        if k.size(-3) != q.size(-3):
+            groups = q.size(-3) // k.size(-3)
+            k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
+            kwargs.pop("enable_gqa", None)
+        return original(q, k, v, *args, **kwargs)
+
+    return scaled_dot_product_attention
+
+
+PATCHES = (
+    Patch(
+        module="transformers.masking_utils",
+        symbol="is_tracing",
+        why="fake tensors count as tracing there, and masks that a real run skips would be built "
+        "(measured SDPA rows were over by exactly batch * length**2 bytes)",
+        replacement=lambda _original, _conditions: lambda *_args, **_kwargs: False,
+    ),
+    Patch(
+        module="transformers.masking_utils",
+        symbol="fast_all",
+        why="whether the mask is all ones is a fact of the data, not of a fake tensor",
+        replacement=_fast_all,
+    ),
+    Patch(
+        module="torch.nn.functional",
+        symbol="scaled_dot_product_attention",
+        why="SPEC's loop.expand_kv: K and V repeated before SDPA, where the kernel takes no groups",
+        replacement=_sdpa,
+    ),
+)
+
+
+def missing() -> tuple[str, ...]:
+    """Symbols of PATCHES that the installed versions lack."""
+    return tuple(
+        f"{p.module}.{p.symbol}"
+        for p in PATCHES
+        if not hasattr(importlib.import_module(p.module), p.symbol)
+    )
+
+
+@contextlib.contextmanager
+def applied(conditions: Conditions) -> Iterator[None]:
+    """All patches in force inside the block."""
+    with contextlib.ExitStack() as stack:
+        for patch in PATCHES:
+            module = importlib.import_module(patch.module)
+            original = getattr(module, patch.symbol)
+            stack.callback(setattr, module, patch.symbol, original)
+            setattr(module, patch.symbol, patch.replacement(original, conditions))
+        yield

@@ -1,0 +1,356 @@
+"""Profile: the recorded step as a program whose sizes are polynomials in batch and length. No torch.
+
+The order of births and deaths depends on the Structure alone. Every size is an exact polynomial in
+[1, b, s, b*s, s*s, b*s*s] (b rows of s tokens) or one of the rules in temporaries.py, and the blocks
+of a repeated layer stand for any number of layers. So one Profile answers for every batch, length
+and depth; `Program` is the profile unrolled to one depth.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from advisor import records
+from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
+from advisor.simulate import temporaries
+
+FORMAT = 1
+"""Raised whenever recorder, fit or step change what a profile holds, so that old files are made again."""
+
+PHASES = ("forward", "backward", "optimizer")
+KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
+BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
+"""Exponents of (batch, length)."""
+DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """Everything that decides the order of events. Batch, length, depth and accumulation count do not."""
+
+    config: str
+    """The model's config as canonical JSON, depth included (it is taken out of the key)."""
+    task: str = "causal-lm"
+    method: Method = "full"
+    lora: LoraSettings | None = None
+    quantization: Quantization | None = None
+    dtype: Dtype = "float32"
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    autocast: Literal["bfloat16", "float16"] | None = None
+    activation_checkpointing: bool = False
+    optim: str = "adamw_torch_fused"
+    clip: bool = True
+    accumulate: bool = False
+    """More than one micro-batch an update: gradients are alive during later forwards."""
+    padded: bool = False
+    single_row: bool = False
+    """A batch of one row takes other view paths through the same code."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    compute_capability: tuple[int, int] | None = None
+    loop: Literal["trainer", "script"] = "trainer"
+    expand_kv: bool = False
+    sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
+
+    def config_dict(self) -> dict[str, Any]:
+        """The config as a dict."""
+        return json.loads(self.config)
+
+    def depth(self) -> int | None:
+        """Repeated layers of the real model."""
+        config = self.config_dict()
+        return next((config[n] for n in DEPTH_NAMES if isinstance(config.get(n), int)), None)
+
+    def key(self, *, with_depth: bool = False) -> str:
+        """Name of the profile in the cache: everything above and the versions of what was run."""
+        data = records.encode(self)
+        config = self.config_dict()
+        if not with_depth:
+            config = _without_depth(config)
+        data["config"] = config
+        data["versions"] = [version(p) for p in ("torch", "transformers", "peft", "accelerate")]
+        data["format"] = FORMAT
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """A config as the text Structure holds: sorted, without what has no influence on a training step."""
+    ignored = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    return json.dumps({k: v for k, v in config.items() if k not in ignored}, sort_keys=True)
+
+
+def structure_of(
+    plan: TrainingPlan,
+    config: Mapping[str, Any],
+    compute_capability: tuple[int, int] | None,
+    *,
+    loop: Literal["trainer", "script"] = "trainer",
+    expand_kv: bool = False,
+) -> Structure:
+    """The structure of a plan on a card of this compute capability; None is a CPU."""
+    return Structure(
+        config=canonical_config(config),
+        task=plan.task,
+        method=plan.method,
+        lora=plan.lora,
+        quantization=plan.quantization,
+        dtype=plan.dtype,
+        attn_implementation=plan.attn_implementation,
+        autocast="bfloat16" if plan.bf16 else "float16" if plan.fp16 else None,
+        activation_checkpointing=plan.activation_checkpointing,
+        optim=plan.optim,
+        clip=plan.max_grad_norm > 0,
+        accumulate=plan.gradient_accumulation_steps > 1,
+        padded=plan.attention_mask,
+        single_row=plan.per_device_train_batch_size == 1,
+        device="cpu" if compute_capability is None else "cuda",
+        compute_capability=compute_capability,
+        loop=loop,
+        expand_kv=expand_kv,
+    )
+
+
+def with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """The config with another number of layers; lists with an entry a layer are cut or continued."""
+    result = dict(config)
+    names = [n for n in DEPTH_NAMES if isinstance(config.get(n), int)]
+    old = config[names[0]] if names else None
+    for name in names:
+        result[name] = depth
+    for name, value in config.items():
+        if isinstance(value, list) and old is not None and len(value) == old and old > 1:
+            result[name] = [value[min(i, old - 1)] for i in range(depth)]
+    return result
+
+
+def _without_depth(config: Mapping[str, Any]) -> dict[str, Any]:
+    return with_depth(config, 4) if any(n in config for n in DEPTH_NAMES) else dict(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A size that is not a polynomial: temporaries.RULES[name](*arguments)[index]."""
+
+    name: str
+    index: int
+    arguments: np.ndarray
+    """(number of arguments, 6) coefficients."""
+    slope: np.ndarray
+    """Growth of each argument with each further layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A profile unrolled to one depth."""
+
+    depth: int
+    events: np.ndarray
+    """int64; slot >= 0 is a birth, -(slot + 1) a death."""
+    template: np.ndarray
+    """int32 per slot: which row of the profile's coefficients."""
+    categories: np.ndarray
+    """int8 per slot: index into memory.CATEGORIES."""
+    marks: tuple[tuple[int, str], ...]
+    """(number of events before it, label)."""
+
+    def window(self, label: str) -> tuple[int, int]:
+        """Events between the mark `label` and the mark before it."""
+        positions = [p for p, _ in self.marks]
+        names = [n for _, n in self.marks]
+        i = len(names) - 1 - names[::-1].index(label)
+        return (positions[i - 1] if i else 0), positions[i]
+
+    def steady(self) -> tuple[int, int]:
+        """Events of the second step."""
+        names = [n for _, n in self.marks]
+        first = self.marks[names.index("optimizer0")][0]
+        return first, self.marks[names.index("optimizer1")][0]
+
+    def deltas(self, blocks: np.ndarray) -> np.ndarray:
+        """Change of the live bytes at each event, for block sizes by slot."""
+        slots = np.where(self.events >= 0, self.events, -self.events - 1)
+        return np.where(self.events >= 0, blocks[slots], -blocks[slots])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """What the operators of one steady step cost."""
+
+    phase: np.ndarray
+    kind: np.ndarray
+    half: np.ndarray
+    repeated: np.ndarray
+    """Rows of the layer that stands for all but the first and the last two."""
+    num_launches: np.ndarray
+    flops: np.ndarray
+    """(n, 6) coefficients."""
+    num_bytes: np.ndarray
+    """(n, 6) coefficients."""
+    per_layer: np.ndarray
+    """(n, 3): growth of launches, flops and bytes with each further layer, for operators over all layers at once."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Profile:
+    """The recorded step; see the module's docstring."""
+
+    traced_depth: int
+    replicated: bool
+    """False: the program holds for the traced depth only."""
+    coefficients: np.ndarray
+    """(number of templates, 6) over BASIS, bytes."""
+    slope: np.ndarray
+    """Bytes a template grows with each further layer."""
+    categories: np.ndarray
+    rules: dict[int, Rule]
+    segments: list[Any]
+    """["global", events] or ["sweep", ascending, [events of the layer templates]]; see fit.py."""
+    kernels: Kernels
+    notes: tuple[str, ...] = ()
+
+    def sizes(self, batch: int, length: int, depth: int) -> np.ndarray:
+        """Bytes requested by each template, int64."""
+        basis = np.array([float(batch**i * length**j) for i, j in BASIS])
+        values = np.rint(self.coefficients @ basis).astype(np.int64)
+        values += self.slope * (depth - self.traced_depth)
+        for row, rule in self.rules.items():
+            exact = rule.arguments @ basis + rule.slope * (depth - self.traced_depth)
+            arguments = [int(a) for a in np.rint(exact)]
+            values[row] = temporaries.RULES[rule.name](*arguments)[rule.index]
+        return values
+
+    def program(self, depth: int) -> Program:
+        """The events for `depth` layers.
+
+        Raises:
+            ValueError: the profile was recorded for another depth and cannot be unrolled.
+        """
+        if not self.replicated and depth != self.traced_depth:
+            raise ValueError(f"recorded for {self.traced_depth} layers, asked for {depth}")
+        return _unroll(self, depth)
+
+    def save(self, path: Path) -> None:
+        """Write atomically; readable by `load`."""
+        k = self.kernels
+        meta = {
+            "format": FORMAT,
+            "traced_depth": self.traced_depth,
+            "replicated": self.replicated,
+            "segments": self.segments,
+            "rules": {
+                r: [v.name, v.index, v.arguments.tolist(), v.slope.tolist()]
+                for r, v in self.rules.items()
+            },
+            "notes": self.notes,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+            coefficients=self.coefficients,
+            slope=self.slope,
+            categories=self.categories,
+            **{f"kernels_{name}": getattr(k, name) for name in k.__dataclass_fields__},
+        )
+        temporary = path.with_suffix(f".{id(self)}.tmp")
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Profile | None":
+        """Read a saved profile; None when the file is absent or of another format."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                meta = json.loads(data["meta"].tobytes())
+                if meta["format"] != FORMAT:
+                    return None
+                names = Kernels.__dataclass_fields__
+                return Profile(
+                    traced_depth=meta["traced_depth"],
+                    replicated=meta["replicated"],
+                    coefficients=data["coefficients"],
+                    slope=data["slope"],
+                    categories=data["categories"],
+                    rules={
+                        int(r): Rule(
+                            name=v[0], index=v[1], arguments=np.array(v[2]), slope=np.array(v[3])
+                        )
+                        for r, v in meta["rules"].items()
+                    },
+                    segments=meta["segments"],
+                    kernels=Kernels(**{n: data[f"kernels_{n}"] for n in names}),
+                    notes=tuple(meta["notes"]),
+                )
+        except (FileNotFoundError, ValueError, KeyError, OSError):
+            return None
+
+
+@lru_cache(maxsize=64)
+def _unroll(profile: Profile, depth: int) -> Program:
+    """Walk the segments, repeating the middle layer template.
+
+    Event codes: ["b", template] birth, ["w", template] birth of a workspace, ["m", label] mark, ["g", template] death of a global
+    allocation, ["l", segment, layer, ordinal] death of a layer's allocation. In a sweep the layer is
+    relative to the block's own layer, in a global segment it is a template layer.
+    """
+    traced = profile.traced_depth
+    events: list[int] = []
+    templates: list[int] = []
+    marks: list[tuple[int, str]] = []
+    global_slots: dict[int, int] = {}
+    layer_slots: dict[tuple[int, int, int], int] = {}
+
+    def real(template_layer: int) -> int:
+        return template_layer if template_layer < traced - 2 else depth - (traced - template_layer)
+
+    for number, segment in enumerate(profile.segments):
+        if segment[0] == "global":
+            for e in segment[1]:
+                if e[0] == "m":
+                    marks.append((len(events), e[1]))
+                elif e[0] == "b":
+                    global_slots[e[1]] = len(templates)
+                    events.append(len(templates))
+                    templates.append(e[1])
+                elif e[0] == "g":
+                    events.append(-(global_slots[e[1]] + 1))
+                else:
+                    events.append(-(layer_slots[e[1], real(e[2]), e[3]] + 1))
+            continue
+        for layer in range(depth) if segment[1] else range(depth - 1, -1, -1):
+            ordinal = 0
+            for e in segment[2][_template_layer(layer, depth, traced)]:
+                if e[0] in ("b", "w"):
+                    if e[0] == "b":
+                        layer_slots[number, layer, ordinal] = len(templates)
+                        ordinal += 1
+                    events.append(len(templates))
+                    templates.append(e[1])
+                elif e[0] == "g":
+                    events.append(-(global_slots[e[1]] + 1))
+                else:
+                    events.append(-(layer_slots[e[1], layer + e[2], e[3]] + 1))
+    template = np.array(templates, dtype=np.int32)
+    return Program(
+        depth=depth,
+        events=np.array(events, dtype=np.int64),
+        template=template,
+        categories=profile.categories[template],
+        marks=tuple(marks),
+    )
+
+
+def _template_layer(layer: int, depth: int, traced: int) -> int:
+    """First two and last two layers stand for themselves, the second for all between."""
+    if layer <= 1:
+        return layer
+    if layer >= depth - 2:
+        return traced - (depth - layer)
+    return 1

@@ -1,0 +1,109 @@
+"""Feed a program to the allocator model: peak allocated and peak reserved, by phase and by category. No torch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from advisor.memory import CATEGORIES
+from advisor.simulate.allocator import ROUNDING, CachingAllocator
+from advisor.simulate.profile import PHASES, Profile, Program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """What a steady step reaches, bytes."""
+
+    allocated: int
+    reserved: int
+    """Over load, first and steady step: the cache is never returned by itself."""
+    phases: dict[str, int]
+    """Peak allocated in forward, backward, optimizer."""
+    categories: dict[str, int]
+    """Allocated bytes at the peak by category; their sum is `allocated`."""
+    num_retries: int
+    """How often the cache had to be emptied to stay within the capacity."""
+
+
+def on_cuda(
+    profile: Profile, batch: int, length: int, depth: int, capacity_bytes: int | None = None
+) -> Peaks:
+    """Replay on a GPU whose driver can give `capacity_bytes`.
+
+    Raises:
+        OutOfMemoryError: the step does not fit.
+    """
+    program = profile.program(depth)
+    sizes = profile.sizes(batch, length, depth)[program.template].tolist()
+    allocator = CachingAllocator(capacity_bytes)
+    blocks: list[object] = [None] * len(sizes)
+    block_sizes = [0] * len(sizes)
+    marks = dict(program.marks)
+    allocated: dict[str, int] = {}
+    reserved = 0
+    malloc, free = allocator.malloc, allocator.free
+    boundaries = [p for p, _ in program.marks]
+    events = program.events.tolist()
+    start = 0
+    for end in boundaries:
+        allocator.peak_allocated = allocator.allocated
+        for e in events[start:end]:
+            if e >= 0:
+                if sizes[e]:
+                    block = blocks[e] = malloc(sizes[e])
+                    block_sizes[e] = block.size
+            elif sizes[-e - 1]:
+                free(blocks[-e - 1])  # type: ignore[arg-type]
+        label = marks[end]
+        allocated[label] = max(allocated.get(label, 0), allocator.peak_allocated)
+        reserved = allocator.peak_reserved
+        start = end
+    phases = {phase: allocated[f"{phase}1"] for phase in PHASES}
+    peak = max(phases.values())
+    return Peaks(
+        allocated=peak,
+        reserved=reserved,
+        phases=phases,
+        categories=_at_peak(program, np.array(block_sizes, dtype=np.int64)),
+        num_retries=allocator.num_retries,
+    )
+
+
+def live(
+    profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING
+) -> Peaks:
+    """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's; milliseconds."""
+    program = profile.program(depth)
+    blocks = _rounded(profile, program, batch, length, rounding)
+    levels = np.cumsum(program.deltas(blocks))
+    phases = {}
+    for phase in PHASES:
+        start, end = program.window(f"{phase}1")
+        phases[phase] = int(levels[max(start - 1, 0) : end].max())
+    peak = max(phases.values())
+    return Peaks(
+        allocated=peak,
+        reserved=peak,
+        phases=phases,
+        categories=_at_peak(program, blocks),
+        num_retries=0,
+    )
+
+
+def _rounded(
+    profile: Profile, program: Program, batch: int, length: int, rounding: int
+) -> np.ndarray:
+    sizes = profile.sizes(batch, length, program.depth)[program.template]
+    return (sizes + rounding - 1) // rounding * rounding
+
+
+def _at_peak(program: Program, blocks: np.ndarray) -> dict[str, int]:
+    """Live bytes by category where the steady step is highest."""
+    start, end = program.steady()
+    deltas = program.deltas(blocks)
+    levels = np.cumsum(deltas)
+    peak = start + int(np.argmax(levels[start:end])) + 1
+    slots = np.where(program.events >= 0, program.events, -program.events - 1)
+    by_category = np.bincount(
+        program.categories[slots[:peak]], weights=deltas[:peak], minlength=len(CATEGORIES)
+    )
+    return {name: int(by_category[i]) for i, name in enumerate(CATEGORIES)}

@@ -1,0 +1,408 @@
+"""Recorder: a dispatch mode that writes down the birth and death of every storage of a training step.
+
+A storage is born when an operator returns it for the first time and dies when Python and autograd
+let go of it (`weakref.finalize` on the storage), so lifetimes are those of the real program. Every
+event carries the layer it belongs to, so that `fit.py` can repeat layers. The same pass writes down
+what each operator computes and moves, for the time estimate.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from advisor.memory import CATEGORIES
+from advisor.simulate import temporaries
+from advisor.simulate.profile import KINDS, PHASES
+
+aten = torch.ops.aten
+GLOBAL = -1
+"""Layer number of what belongs to no repeated layer."""
+WORKSPACE = "cublas"
+"""How the op of a cuBLAS workspace starts."""
+_CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
+_MATMULS = frozenset(
+    {
+        aten.mm.default,
+        aten.bmm.default,
+        aten.addmm.default,
+        aten.baddbmm.default,
+        aten.addmv.default,
+        aten.mv.default,
+        aten.dot.default,
+        aten._addmm_activation.default,
+    }
+)
+_BOOL_INDEX = frozenset(
+    {
+        aten.index.Tensor,
+        aten.index_put.default,
+        aten.index_put_.default,
+        aten._index_put_impl_.default,
+    }
+)
+
+
+@dataclass(slots=True)
+class Allocation:
+    """One storage."""
+
+    num_bytes: int
+    category: int
+    """Index into CATEGORIES."""
+    layer: int
+    op: str
+    rule: tuple[str, int, tuple[int, ...]] | None = None
+    """(name in temporaries.RULES, index of its result, arguments), where the size is not a polynomial."""
+
+
+@dataclass(slots=True)
+class Kernel:
+    """What one operator costs."""
+
+    phase: int
+    kind: int
+    layer: int
+    half: bool
+    """Computes in a 16-bit dtype."""
+    num_launches: int
+    flops: int
+    num_bytes: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """A recorded run of load, two optimizer steps and nothing else."""
+
+    allocations: list[Allocation] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
+    """slot >= 0: the allocation is born; -(slot + 1): it dies; mark m as MARK + m."""
+    layers: list[int] = field(default_factory=list)
+    """Layer of each event."""
+    marks: list[str] = field(default_factory=list)
+    cuts: set[int] = field(default_factory=set)
+    """Positions where an operator over all layers at once ended."""
+    kernels: list[Kernel] = field(default_factory=list)
+
+
+MARK = 1 << 40
+
+
+class Recorder(TorchDispatchMode):
+    """Records into `trace` while it is active; state that the step sets is documented beside it."""
+
+    def __init__(self, compute_capability: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.capability = compute_capability
+        """None: a CPU step, without CUDA's hidden allocations."""
+        self.layer = GLOBAL
+        """Layer that the program is in."""
+        self.phase = "load"
+        """load, forward, backward or optimizer."""
+        self.in_head = False
+        """Between the output layer's forward and the end of its backward: logits and loss."""
+        self.skip_scalars = False
+        """Optimizer scalars live on the CPU (foreach AdamW's `step`)."""
+        self.time_it = False
+        """Write kernels down: the steady step only."""
+        self._slots: dict[int, int] = {}
+        self._workspaces: set[str] = set()
+        self._closed = False
+        self._unplaced: list[int] = []
+
+    # -- what the step calls ----------------------------------------------------------------
+
+    def mark(self, label: str) -> None:
+        """Name the position reached."""
+        self._event(MARK + len(self.trace.marks), GLOBAL)
+        self.trace.marks.append(label)
+
+    def close(self) -> None:
+        """What dies from here on dies because the recording is taken apart."""
+        self._closed = True
+
+    def track(self, tensor: torch.Tensor, op: str, category: str | None = None) -> None:
+        """Record the tensor's storage if it is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        num_bytes = storage.nbytes()
+        if key in self._slots or num_bytes == 0 or (self.skip_scalars and num_bytes <= 8):
+            return
+        slot = self._birth(num_bytes, op, category)
+        self._slots[key] = slot
+
+        def died() -> None:
+            if self._slots.get(key) == slot:
+                del self._slots[key]
+                self._death(slot)
+
+        weakref.finalize(storage, died)
+
+    def recategorise(self, tensor: torch.Tensor, category: str) -> None:
+        """Say what a recorded storage turned out to be, e.g. a parameter's gradient."""
+        slot = self._slots.get(tensor.untyped_storage()._cdata)
+        if slot is not None:
+            self.trace.allocations[slot].category = _CATEGORY[category]
+
+    @contextmanager
+    def in_phase(self, phase: str) -> Iterator[None]:
+        """Record inside the block as `phase`."""
+        before, self.phase = self.phase, phase
+        with self:
+            yield
+        self.phase = before
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _event(self, code: int, layer: int) -> None:
+        self.trace.events.append(code)
+        self.trace.layers.append(layer)
+
+    def _birth(
+        self,
+        num_bytes: int,
+        op: str,
+        category: str | None,
+        rule: tuple[str, int, tuple[int, ...]] | None = None,
+    ) -> int:
+        slot = len(self.trace.allocations)
+        self.trace.allocations.append(
+            Allocation(num_bytes, _CATEGORY[category or self._category()], self.layer, op, rule)
+        )
+        self._event(slot, self.layer)
+        return slot
+
+    def _death(self, slot: int) -> None:
+        if self._closed:
+            return
+        by_storage = self.phase == "optimizer"
+        self._event(
+            -(slot + 1), self.trace.allocations[slot].layer if by_storage else self.layer
+        )
+
+    def _category(self) -> str:
+        if self.phase in ("load", "optimizer"):
+            return "weights" if self.phase == "load" else "workspace"
+        return "logits" if self.in_head else "activations"
+
+    def _temporaries(self, func: Any, args: tuple[Any, ...]) -> None:
+        found = _temporary_rule(func, args, self.capability)
+        if found is None:
+            return
+        name, params = found
+        sizes = temporaries.RULES[name](*params)
+        slots = [
+            self._birth(size, f"{func}.{name}", "workspace", (name, i, params))
+            for i, size in enumerate(sizes)
+        ]
+        for slot in reversed(slots):
+            self._death(slot)
+
+    def _workspace(self) -> None:
+        """One cuBLAS workspace for each (handle, stream): autograd's thread has a handle of its own."""
+        if self.capability is None:
+            return
+        thread = "backward" if self.phase == "backward" else "forward"
+        if thread not in self._workspaces:
+            self._workspaces.add(thread)
+            layer, self.layer = self.layer, GLOBAL
+            size = temporaries.cublas_workspace_bytes(self.capability)
+            self._birth(size, f"{WORKSPACE}.{thread}", "workspace")
+            self.layer = layer
+
+    # -- dispatch ---------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            # Python control flow on data: answer as an ordinary batch would (a mask of ones, no packing).
+            if args[0].dtype == torch.bool:
+                return True
+            if args[0].is_floating_point():
+                return 1.0
+        if func is aten.nonzero.default:  # data-dependent shape: every element is selected
+            result = torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long)
+            self.track(result, str(func))
+            return result
+        if func in _BOOL_INDEX and any(i is not None and i.dtype == torch.bool for i in args[1]):
+            args = (args[0], _select_everything(args[1]), *args[2:])
+        if func in _MATMULS:
+            self._workspace()
+        result = func(*args, **kwargs)
+        if self.phase == "optimizer":
+            self._track_by_storage(func, args, result)
+        else:
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self.track(tensor, str(func))
+        if self.capability is not None:
+            self._temporaries(func, args)
+        if self.time_it:
+            self._kernel(func, args, kwargs, result)
+        return result
+
+    def _track_by_storage(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        """In the optimizer a layer's events follow its parameters, not the program's position.
+
+        A scalar that is made out of nothing (`step`) belongs to the parameter whose states follow it.
+        """
+        source = args[0] if args else None
+        outputs = result if isinstance(result, (list, tuple)) else [result]
+        for i, tensor in enumerate(outputs):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            parallel = isinstance(source, (list, tuple)) and len(source) == len(outputs)
+            origin = source[i] if parallel else source  # type: ignore[index]
+            before = len(self.trace.events)
+            if isinstance(origin, torch.Tensor):
+                slot = self._slots.get(origin.untyped_storage()._cdata)
+                self.layer = GLOBAL if slot is None else self.trace.allocations[slot].layer
+                self._place(self.layer)
+            self.track(tensor, str(func))
+            if func is aten.zeros.default:
+                self._unplaced += range(before, len(self.trace.events))
+            self.layer = GLOBAL
+        if len(outputs) > 1:
+            self.trace.cuts.add(len(self.trace.events))
+
+    def _place(self, layer: int) -> None:
+        for position in self._unplaced:
+            self.trace.layers[position] = layer
+            self.trace.allocations[self.trace.events[position]].layer = layer
+        self._unplaced.clear()
+
+    def _kernel(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        kind = _kind(func)
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        if not inputs and not outputs:
+            return
+        flops = num_bytes = 0
+        launches = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
+        if kind != "view":
+            num_bytes = sum(_moved(t) for t in inputs) + sum(_moved(t) for t in outputs)
+            if kind == "gather":  # reads the rows it returns, not the whole table
+                num_bytes = 2 * sum(_moved(t) for t in outputs)
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                flops = int(formula(*args, **kwargs, out_val=result))
+                if kind == "attention" and _causal(func, args, kwargs):
+                    flops //= 2
+        dtype = (outputs or inputs)[0].dtype
+        self.trace.kernels.append(
+            Kernel(
+                phase=PHASES.index(self.phase),
+                kind=KINDS.index(kind),
+                layer=self.layer,
+                half=dtype in (torch.float16, torch.bfloat16),
+                num_launches=launches,
+                flops=flops,
+                num_bytes=num_bytes,
+            )
+        )
+
+
+def _moved(tensor: torch.Tensor) -> int:
+    """Bytes read or written: a broadcast dimension counts once."""
+    elements = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        elements *= size if stride else 1
+    return elements * tensor.element_size()
+
+
+_KIND_BY_NAME = {
+    "embedding": "gather",
+    "index": "gather",
+    "gather": "gather",
+    "embedding_dense_backward": "copy",
+    "clone": "copy",
+    "copy_": "copy",
+    "_to_copy": "copy",
+    "cat": "copy",
+    "mean": "reduce",
+    "sum": "reduce",
+    "_softmax": "reduce",
+    "_log_softmax": "reduce",
+    "_softmax_backward_data": "reduce",
+    "_log_softmax_backward_data": "reduce",
+    "native_layer_norm": "reduce",
+    "native_layer_norm_backward": "reduce",
+}
+
+
+def _kind(func: Any) -> str:
+    name = func._schema.name.removeprefix("aten::")
+    if "attention" in name:
+        return "attention"
+    if func._overloadpacket in flop_registry:
+        return "matmul"
+    returns = func._schema.returns
+    if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
+        return "view"
+    if name in ("detach", "alias", "_unsafe_view"):
+        return "view"
+    return _KIND_BY_NAME.get(name, "elementwise")
+
+
+def _causal(func: Any, args: Any, kwargs: Any) -> bool:
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.name == "is_causal":
+            return bool(args[i] if i < len(args) else kwargs.get("is_causal", False))
+    return False
+
+
+def _select_everything(indices: Any) -> list[Any]:
+    """A bool index as the integer indices it stands for when every element is True."""
+    result: list[Any] = []
+    for index in indices:
+        if index is not None and index.dtype == torch.bool:
+            result += [torch.empty((index.numel(),), dtype=torch.long) for _ in range(index.dim())]
+        else:
+            result.append(index)
+    return result
+
+
+def _temporary_rule(
+    func: Any, args: tuple[Any, ...], capability: tuple[int, int] | None
+) -> tuple[str, tuple[int, ...]] | None:
+    """Which entry of temporaries.RULES the operator needs, and its arguments."""
+    if func is aten._softmax_backward_data.default:
+        itemsize = torch.result_type(args[0], args[1]).itemsize
+        return "softmax_backward", (args[0].numel(), itemsize)
+    if func is aten._scaled_dot_product_flash_attention_backward.default:
+        (batch, heads, length, width), k = args[1].shape, args[2]
+        size = args[1].element_size()
+        return "flash_attention_backward", (
+            batch, heads, k.shape[1], length, k.shape[2], width, size,
+        )  # fmt: skip
+    if func is aten._scaled_dot_product_efficient_attention_backward.default:
+        (batch, heads, length, width), k = args[1].shape, args[2]
+        sm80 = int(capability is not None and capability >= (8, 0))
+        return "efficient_attention_backward", (
+            batch, heads, length, k.shape[2], width, args[1].element_size(), sm80,
+        )  # fmt: skip
+    if func is aten.embedding_dense_backward.default:
+        return "embedding_backward", (args[1].numel(), args[2], args[0].shape[-1])
+    if func is aten.native_layer_norm_backward.default:
+        width = args[1].shape[-1]
+        return "layer_norm_backward", (args[1].numel() // width, width)
+    if func is aten._foreach_norm.Scalar and args[0]:
+        return "foreach_norm", (len(args[0]), max(t.numel() for t in args[0]))
+    is_put = func in _BOOL_INDEX and func is not aten.index.Tensor
+    if is_put and len(args) > 3 and bool(args[3]):
+        indices = max((i.numel() for i in args[1] if i is not None), default=0)
+        return "index_put_accumulate", (indices,)
+    return None

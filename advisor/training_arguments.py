@@ -1,0 +1,273 @@
+"""The fields of `transformers.TrainingArguments` as a frozen table, and what each may hold.
+
+transformers checks no types when it reads JSON: "5e-5" as text, a batch of 4.5 or "false" (which
+is true) all load and fail later or never. Reads training_arguments.csv, once, from this package;
+a test compares it with the installed class.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+TRANSFORMERS_VERSION = "5.23"
+"""The release that training_arguments.csv was written from."""
+
+_ENUMERATIONS = (
+    "SchedulerType",
+    "OptimizerNames",
+    "IntervalStrategy",
+    "SaveStrategy",
+    "HubStrategy",
+    "DebugOption",
+)
+"""Types of the class that are text with a fixed choice in JSON."""
+
+_ALSO_BOOL = ("fsdp",)
+"""Annotated as text only, but documented and used as `fsdp=true`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of TrainingArguments."""
+
+    name: str
+    group: str
+    """Section of the class, e.g. "Learning Rate & Scheduler"."""
+    type: str
+    """The annotation, written short: "float | None"."""
+    default: Any
+    """The field's default as a JSON value, before `__post_init__`."""
+    choices: tuple[str, ...]
+    """Allowed texts; empty where any text goes."""
+    help: str
+
+
+@cache
+def fields() -> dict[str, Field]:
+    """All fields by name, in the order of the class."""
+    text = resources.files("advisor").joinpath("training_arguments.csv").read_text("utf-8")
+    return {
+        row["name"]: Field(
+            name=row["name"],
+            group=row["group"],
+            type=row["type"],
+            default=json.loads(row["default"]),
+            choices=tuple(filter(None, row["choices"].split("|"))),
+            help=row["help"],
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    }
+
+
+@cache
+def options(type_text: str) -> tuple[str, ...]:
+    """The alternatives of an annotation: "dict[str, Any] | str" -> ("dict", "str")."""
+    found = []
+    for part in type_text.split(" | "):
+        if part in _ENUMERATIONS:
+            found.append("str")
+        elif part.startswith("dict"):
+            found.append("dict")
+        elif part == "list[DebugOption]":
+            found.append("list[str]")
+        else:
+            found.append(part)
+    return tuple(dict.fromkeys(found))
+
+
+_MATCHES: dict[str, Callable[[Any], bool]] = {
+    "bool": lambda v: isinstance(v, bool),
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "str": lambda v: isinstance(v, str),
+    "dict": lambda v: isinstance(v, dict),
+    "list[str]": lambda v: isinstance(v, list) and all(isinstance(i, str) for i in v),
+    "None": lambda v: v is None,
+    "Literal[False]": lambda v: v is False,
+    # Built by a program, never read from JSON: null is all that a file can hold.
+    "ParallelismConfig": lambda v: False,  # noqa: ARG005
+}
+
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "dict": "a JSON object",
+    "list[str]": "a list of texts",
+    "None": "null",
+    "Literal[False]": "false",
+}
+
+_AT_LEAST_1 = ("at least 1", lambda v: v >= 1)
+_AT_LEAST_0 = ("at least 0", lambda v: v >= 0)
+_ABOVE_0 = ("greater than 0", lambda v: v > 0)
+_SHARE = ("in [0, 1)", lambda v: 0 <= v < 1)
+_CADENCE = ("a share below 1 or a whole number", lambda v: 0 < v < 1 or (v >= 1 and v == int(v)))
+_SEED = ("in 0..4294967295", lambda v: 0 <= v < 2**32)
+
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "per_device_train_batch_size": _AT_LEAST_1,
+    "per_device_eval_batch_size": _AT_LEAST_1,
+    "gradient_accumulation_steps": _AT_LEAST_1,
+    "eval_accumulation_steps": _AT_LEAST_1,
+    "torch_empty_cache_steps": _AT_LEAST_1,
+    "max_steps": ("-1 (off) or at least 1", lambda v: v == -1 or v >= 1),
+    "num_train_epochs": _ABOVE_0,
+    "learning_rate": _ABOVE_0,
+    "weight_decay": _AT_LEAST_0,
+    "warmup_steps": _AT_LEAST_0,
+    "adam_beta1": _SHARE,
+    "adam_beta2": _SHARE,
+    "adam_epsilon": _AT_LEAST_0,
+    "max_grad_norm": _AT_LEAST_0,
+    "label_smoothing_factor": _SHARE,
+    "logging_steps": _CADENCE,
+    "eval_steps": _CADENCE,
+    "save_steps": _CADENCE,
+    "save_total_limit": _AT_LEAST_0,
+    "eval_delay": _AT_LEAST_0,
+    "dataloader_num_workers": _AT_LEAST_0,
+    "dataloader_prefetch_factor": _AT_LEAST_1,
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "ddp_timeout": _AT_LEAST_1,
+    "include_num_input_tokens_seen": (
+        "true, false or one of all, non_padding, no",
+        lambda v: isinstance(v, bool) or v in ("all", "non_padding", "no"),
+    ),
+    # ModelArguments and DataArguments
+    "max_seq_length": _AT_LEAST_1,
+    "pad_to_multiple_of": _AT_LEAST_1,
+    "validation_split_percentage": ("in 1..99", lambda v: 1 <= v <= 99),
+    "lora_r": _AT_LEAST_1,
+    "lora_alpha": _AT_LEAST_1,
+    "lora_dropout": _SHARE,
+}
+"""Field -> (its range in words, the test), for values of the right type."""
+
+
+def problem(
+    name: str, value: Any, type_text: str, choices: tuple[str, ...], default: Any
+) -> str | None:
+    """What is wrong with a JSON value, as the rest of a sentence that starts with the field's name.
+
+    Args:
+        name: the field.
+        value: a JSON value.
+        type_text: the annotation in the table's spelling.
+        choices: allowed texts, or nothing.
+        default: the field's default, offered where there is no better way out.
+
+    Returns:
+        "must be ..., got ...; do ...", or None when the value is fine.
+    """
+    allowed = options(type_text) + (("bool",) if name in _ALSO_BOOL else ())
+    if name == "report_to" and value is None:
+        return 'must not be null, which transformers reads as a tracker of no name; write "none"'
+    if not any(_MATCHES[option](value) for option in allowed):
+        return _type_problem(value, allowed, choices, default)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be finite, got {value}; {_leave_out(default)}"
+    texts = value.split() if name == "debug" and isinstance(value, str) else [value]
+    wrong = [t for t in texts if choices and isinstance(t, str) and t not in choices]
+    if wrong:
+        return _choice_problem(wrong[0], choices)
+    if name in RANGES and value is not None:
+        rule, holds = RANGES[name]
+        if not holds(value):
+            return f"must be {rule}, got {_shown(value)}; {_leave_out(default)}"
+    return None
+
+
+def _type_problem(
+    value: Any, allowed: tuple[str, ...], choices: tuple[str, ...], default: Any
+) -> str:
+    words = [_WORDS[option] for option in allowed if option in _WORDS]
+    if "str" in allowed and choices:
+        words[words.index("text")] = f"one of {', '.join(choices)}"
+    wanted = " or ".join(words)
+    do = _leave_out(default)
+    if isinstance(value, str):
+        inner = _inner(value)
+        if any(_MATCHES[option](inner) for option in allowed if option != "None"):
+            do = f"write {json.dumps(inner)} without quotes"
+    elif value in (0, 1) and "bool" in allowed:
+        do = f"write {'true' if value else 'false'}"
+    return f"must be {wanted}, got {_shown(value)}; {do}"
+
+
+def _choice_problem(value: str, choices: tuple[str, ...]) -> str:
+    plain = value.lower().rpartition(".")[2]
+    do = f'write "{plain}"' if plain in choices else "choose one of them"
+    return f"must be one of {', '.join(choices)}, got {_shown(value)}; {do}"
+
+
+def _inner(text: str) -> Any:
+    """The JSON value inside a text, as in "5e-5" or "False"; the text itself without one."""
+    try:
+        return json.loads(text.strip().lower())
+    except ValueError:
+        return text
+
+
+def _leave_out(default: Any) -> str:
+    if default is None:
+        return "leave it out"
+    return f"leave it out for the default, {json.dumps(default)}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"the text {text}" if isinstance(value, str) else text
+
+
+RENAMED: dict[str, str] = {
+    "warmup_ratio": "write warmup_steps (below 1 it is a share of all steps)",
+    "group_by_length": 'write "train_sampling_strategy": "group_by_length"',
+    "evaluation_strategy": "write eval_strategy",
+    "no_cuda": "write use_cpu",
+    "use_mps_device": "remove it (an Apple GPU is used unless use_cpu is true)",
+    "gradient_checkpointing": "write activation_checkpointing",
+    "gradient_checkpointing_kwargs": "write activation_checkpointing_kwargs",
+    "per_gpu_train_batch_size": "write per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "write per_device_eval_batch_size",
+    "adafactor": 'write "optim": "adafactor"',
+    "fp16_backend": "remove it (torch's own autocast is the only one left)",
+    "half_precision_backend": "remove it (torch's own autocast is the only one left)",
+    "fp16_opt_level": "remove it (torch's own autocast has no levels)",
+    "fp8": "remove it",
+    "logging_dir": "remove it (the environment variable TENSORBOARD_LOGGING_DIR replaces it)",
+    "overwrite_output_dir": "remove it (every run gets a directory of its own)",
+    "include_inputs_for_metrics": 'write "include_for_metrics": ["inputs"]',
+    "include_tokens_per_second": 'write "include_num_input_tokens_seen": "non_padding"',
+    "push_to_hub_model_id": "write hub_model_id",
+    "push_to_hub_organization": "write hub_model_id as organization/name",
+    "fsdp_min_num_params": "write min_num_params inside fsdp_config",
+    "fsdp_transformer_layer_cls_to_wrap": "write transformer_layer_cls_to_wrap inside fsdp_config",
+    "dispatch_batches": "write dispatch_batches inside accelerator_config",
+    "split_batches": "write split_batches inside accelerator_config",
+    "torchdynamo": "write torch_compile_backend",
+    "tpu_metrics_debug": 'write "debug": "tpu_metrics_debug"',
+    "tpu_num_cores": "remove it (the launcher sets it)",
+    "tp_size": "remove it (tensor parallelism is set where the model is loaded)",
+    "use_ipex": "remove it",
+    "jit_mode_eval": "remove it",
+    "mp_parameters": "remove it",
+    "past_index": "remove it",
+    "ray_scope": "remove it",
+    "save_safetensors": "remove it (weights are always saved as safetensors)",
+    "use_legacy_prediction_loop": "remove it",
+    "torch_dtype": "write dtype",
+    "block_size": "write max_seq_length",
+    "max_length": "write max_seq_length",
+    "use_bnb_nested_quant": "write bnb_4bit_use_double_quant",
+}
+"""Names of earlier releases and of neighbouring scripts -> what to do now."""

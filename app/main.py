@@ -1,0 +1,56 @@
+"""Router of the dashboard: page config, logo, navigation, footer."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from app import state
+from app.components import footer
+from app.texts import t
+
+HERE = Path(__file__).resolve().parent
+
+st.set_page_config(
+    page_title="Training Advisor", page_icon=":material/stacked_bar_chart:", layout="wide"
+)
+lang, mode = state.language(), state.mode()
+st.logo(HERE / "static" / f"logo-{mode}.svg", size="large")
+page = st.navigation(
+    [
+        st.Page(
+            HERE / "views" / "plan.py",
+            title=t("page.plan", lang),
+            icon=":material/balance:",
+            help=t("page.plan.help", lang),
+            url_path="plan",
+            default=True,
+        ),
+        st.Page(
+            HERE / "views" / "run.py",
+            title=t("page.run", lang),
+            icon=":material/show_chart:",
+            help=t("page.run.help", lang),
+            url_path="run",
+        ),
+        st.Page(
+            HERE / "views" / "runs.py",
+            title=t("page.runs", lang),
+            icon=":material/stacks:",
+            help=t("page.runs.help", lang),
+            url_path="runs",
+        ),
+    ],
+    position="top",
+)
+page.run()
+footer()
+
+
+@st.fragment(run_every="2s")
+def follow_mode() -> None:
+    """Draw charts and logo again when the reader switches between light and dark."""
+    if state.mode() != mode:
+        st.rerun()
+
+
+follow_mode()

@@ -1,0 +1,201 @@
+"""Typed access to the URL and the session: the only module that knows their keys.
+
+The question and the chosen run live in the URL, so that a link opens the same page; the session keeps a
+copy, because a click on another page drops the parameters.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import streamlit as st
+
+from advisor.locale import LANGUAGES
+from advisor.plan import TrainingPlan
+from advisor.recommend import Question
+from advisor.recommendation import Recommendation
+
+_TEXT = ("model", "data", "task", "text_column", "validation", "machine")
+_CHOICES = {"method": ("auto", "full", "lora", "qlora"), "goal": ("fastest", "smallest")}
+_KEYS = (*_TEXT, *_CHOICES, "pin")
+MAX_URL_TEXT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question with its recommendation."""
+
+    question: Question
+    recommendation: Recommendation
+
+
+def language() -> str:
+    """en or zh: what the reader switched to, else the browser's."""
+    chosen = st.query_params.get("lang") or st.session_state.get("language")
+    if chosen in LANGUAGES:
+        st.session_state["language"] = chosen
+        return chosen
+    return "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
+
+
+def set_language(lang: str) -> None:
+    """Show every page in `lang` from now on."""
+    st.session_state["language"] = lang
+    st.query_params["lang"] = lang
+
+
+def mode() -> str:
+    """light or dark, as the browser shows the page now."""
+    return st.context.theme.type or "light"
+
+
+def question() -> Question:
+    """The question in the URL; without one there, the last of this session, else the demo."""
+    if any(key in st.query_params for key in _KEYS):
+        asked = _parse()
+    else:
+        asked = st.session_state.get("question", Question())
+        _write(asked)
+    st.session_state["question"] = asked
+    return asked
+
+
+def change_question(**changes: Any) -> None:
+    """Ask something else from the next run on; call it from a widget's callback."""
+    asked = replace(question(), **changes)
+    st.session_state["question"] = asked
+    _write(asked)
+
+
+def pin(field: str, value: Any) -> None:
+    """Hold a value. The method is a part of the question itself; steps and epochs exclude each other."""
+    if field == "method":
+        change_question(method=value)
+        return
+    pins = {**question().pins, field: value}
+    other = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps"}.get(field)
+    change_question(pins={k: v for k, v in pins.items() if k != other})
+
+
+def unpin(field: str) -> None:
+    """Let the advisor choose the value again."""
+    if field == "method":
+        change_question(method="auto")
+    change_question(pins={k: v for k, v in question().pins.items() if k != field})
+
+
+def apply_pins(pins: Mapping[str, Any]) -> None:
+    """Hold all values of another plan at once."""
+    held = {k: v for k, v in pins.items() if k != "method"}
+    method = pins.get("method", question().method)
+    change_question(method=method, pins={**question().pins, **held})
+
+
+def is_pinned(asked: Question, field: str) -> bool:
+    """Whether the reader holds this value."""
+    return field in asked.pins or (field == "method" and asked.method != "auto")
+
+
+def last_answer() -> Answer | None:
+    """The last good answer of this session."""
+    return st.session_state.get("answer")
+
+
+def keep_answer(answer: Answer, values: dict[str, str]) -> None:
+    """Remember an answer and how its rows read, so that the next one can say what moved."""
+    last = last_answer()
+    if last is None or last.question != answer.question:
+        st.session_state["was"] = st.session_state.get("values", {})
+    st.session_state["answer"] = answer
+    st.session_state["values"] = values
+
+
+def forget_answer() -> None:
+    """Solve again at the next run, e.g. after the machine was probed anew."""
+    st.session_state.pop("answer", None)
+
+
+def sweep(
+    asked: Question, plan: TrainingPlan, compute: Callable[[Question, TrainingPlan], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """The map's cells for this question and plan, computed once per change."""
+    kept = st.session_state.get("sweep")
+    if kept is None or kept[0] != (asked, plan):
+        kept = ((asked, plan), compute(asked, plan))
+        st.session_state["sweep"] = kept
+    return kept[1]
+
+
+def was(field: str) -> str | None:
+    """How the row read before the last change of the question."""
+    return st.session_state.get("was", {}).get(field)
+
+
+def selected_run() -> str | None:
+    """Name of the run directory the URL asks for, else the last one opened in this session."""
+    name = st.query_params.get("run") or st.session_state.get("run")
+    if name is not None:
+        st.session_state["run"] = name
+    return name
+
+
+def select_run(name: str | None) -> None:
+    """Show this run on Run."""
+    if name is None:
+        st.session_state.pop("run", None)
+        return
+    st.session_state["run"] = name
+
+
+def notice() -> str | None:
+    """A sentence an action left for the page, shown once."""
+    return st.session_state.pop("notice", None)
+
+
+def leave_notice(sentence: str) -> None:
+    """Have the page show `sentence` at its next run."""
+    st.session_state["notice"] = sentence
+
+
+def _parse() -> Question:
+    values: dict[str, Any] = {}
+    for key in _TEXT:
+        if text := st.query_params.get(key, "")[:MAX_URL_TEXT].strip():
+            values[key] = text
+    for key, allowed in _CHOICES.items():
+        if st.query_params.get(key) in allowed:
+            values[key] = st.query_params[key]
+    pins = {}
+    for item in st.query_params.get_all("pin"):
+        field, _, text = item[:MAX_URL_TEXT].partition("=")
+        if field and text:
+            pins[field] = _value(text)
+    return Question(**values, pins=pins)
+
+
+def _write(asked: Question) -> None:
+    """Bring the URL to the question; what is at its default is left out."""
+    default = Question()
+    for key in (*_TEXT, *_CHOICES):
+        value = getattr(asked, key)
+        if value is None or value == getattr(default, key):
+            st.query_params.pop(key, None)
+        else:
+            st.query_params[key] = value
+    pins = [f"{field}={_text(value)}" for field, value in asked.pins.items()]
+    if pins:
+        st.query_params["pin"] = pins
+    else:
+        st.query_params.pop("pin", None)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
