@@ -1,7 +1,26 @@
-"""Describe a data set by its real token lengths: DataDescription is light; `describe_data` runs in the worker."""
+"""Describe a data set by its real token lengths: DataDescription is light; the rest is the worker's.
 
+Reads the data file and the model's tokenizer from disk. `tokenise_texts` is the trainer's too, so
+that what is counted here is what is trained there.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from advisor import demo
+from advisor.errors import InputError
+from advisor.model import ModelDescription
+from advisor.rows import Rows, load_rows
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+__all__ = ["DataDescription", "Rows", "describe_data", "load_rows", "tokenise_texts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +83,191 @@ class DataDescription:
         """Share of padded positions in random batches, 0..1."""
         padded = self.expected_batch_length(batch_size, max_length)
         return 1 - self.mean_tokens_cut(max_length) / padded if padded else 0.0
+
+
+_SAMPLE_ROWS = 20_000
+_SAMPLE_BYTES = 40_000_000
+_SAMPLE_SEED = 42
+_NUM_LONGEST = 3
+"""Longest rows by bytes that are counted beside a sample: the longest by tokens is among them."""
+_MAX_LENGTHS = 20_000
+_BYTES_PER_TOKEN = 4
+_PREVIEW_ROWS = 5
+_PREVIEW_CHARACTERS = 300
+_CHUNK_ROWS = 1000
+
+
+def tokenise_texts(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None = None
+) -> list[list[int]]:
+    """Token ids of each text as a causal language model is trained on them.
+
+    With the tokenizer's special tokens, and its end-of-text token where it does not add that
+    itself; then cut, so that a text that was cut has no end.
+
+    Args:
+        tokenizer: of transformers.
+        texts: one per row.
+        max_length: tokens a row is cut at; None leaves rows whole.
+    """
+    end = tokenizer.eos_token_id
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), _CHUNK_ROWS):
+        chunk = list(texts[start : start + _CHUNK_ROWS])
+        for ids in tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]:
+            if end is not None and (not ids or ids[-1] != end):
+                ids.append(end)
+            rows.append(ids[:max_length])
+    return rows
+
+
+def describe_data(
+    path: str | Path,
+    *,
+    model: ModelDescription,
+    task: str,
+    text_column: str | None = None,
+    validation_path: str | Path | None = None,
+) -> DataDescription:
+    """Describe a data set by the token lengths the model's tokenizer gives its rows.
+
+    Args:
+        path: a data file (see `load_rows`), or "demo".
+        model: whose tokenizer counts; without one, a token per four bytes is assumed.
+        task: slug of `advisor.tasks`.
+        text_column: where the text is; inferred when left out.
+        validation_path: the evaluation file, if there is one.
+
+    Raises:
+        InputError: the data or the tokenizer cannot be read.
+    """
+    rows = load_rows(path, text_column, validation_path, task)
+    file = demo.resolve(str(path), "data")
+    lengths, longest, notes = _measure(rows, model)
+    ordered = sorted(lengths)
+    longest = max(longest, ordered[-1])
+    kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
+    return DataDescription(
+        name=demo.NAME if demo.is_demo(file) else file.name,
+        path=str(file),
+        format=rows.format,
+        columns=tuple(rows.train.column_names),
+        text_column=rows.text_column,
+        num_rows=len(rows.train),
+        num_eval_rows=len(rows.evaluation),
+        num_measured_rows=len(ordered),
+        lengths=tuple(kept),
+        length_source="tokenizer" if model.has_tokenizer else "bytes",
+        mean_tokens=sum(ordered) / len(ordered),
+        p50_tokens=_quantile(ordered, 0.50),
+        p95_tokens=_quantile(ordered, 0.95),
+        p99_tokens=_quantile(ordered, 0.99),
+        max_tokens=longest,
+        num_empty_rows=rows.num_empty_rows,
+        preview=tuple(
+            text[:_PREVIEW_CHARACTERS]
+            for text in rows.train[: min(_PREVIEW_ROWS, len(rows.train))][rows.text_column]
+        ),
+        fingerprint=_fingerprint(file, validation_path, rows.text_column),
+        notes=(*rows.notes, *notes),
+    )
+
+
+def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[str, ...]]:
+    """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
+    import numpy as np
+
+    parts = (rows.train, rows.evaluation)
+    num_bytes = np.concatenate([_byte_lengths(part, rows.text_column) for part in parts])
+    if not model.has_tokenizer:
+        lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
+        note = (
+            f"The model has no tokenizer: lengths are bytes divided by {_BYTES_PER_TOKEN}, "
+            "not counted tokens."
+        )
+        return lengths, max(lengths), (note,)
+    tokenizer = _load_tokenizer(model)
+    sample = _draw_sample(num_bytes)
+    lengths = _token_lengths(tokenizer, parts, rows.text_column, sample)
+    if len(sample) == len(num_bytes):
+        return lengths, max(lengths), ()
+    longest = np.argsort(num_bytes, kind="stable")[-_NUM_LONGEST:]
+    most = max(_token_lengths(tokenizer, parts, rows.text_column, longest))
+    note = (
+        f"Token lengths are of a sample: sampled {len(sample):,} of {len(num_bytes):,} rows, drawn "
+        f"over the whole data with seed {_SAMPLE_SEED}; the {_NUM_LONGEST} longest rows by bytes "
+        "were counted besides, for the longest."
+    )
+    return lengths, most, (note,)
+
+
+def _byte_lengths(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
+    """UTF-8 bytes of each row's text, read in Arrow without making Python strings."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    tables = dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+    return np.concatenate([pc.binary_length(t[column]).to_numpy() for t in tables]).astype("int64")
+
+
+def _draw_sample(num_bytes: "np.ndarray") -> "np.ndarray":
+    """Indices of the rows to count: all of them, or a random sample of bounded rows and bytes."""
+    import numpy as np
+
+    total = len(num_bytes)
+    if total <= _SAMPLE_ROWS and num_bytes.sum() <= _SAMPLE_BYTES:
+        return np.arange(total)
+    order = np.random.default_rng(_SAMPLE_SEED).permutation(total)[:_SAMPLE_ROWS]
+    affordable = int(np.searchsorted(np.cumsum(num_bytes[order]), _SAMPLE_BYTES, side="right"))
+    return np.sort(order[: max(affordable, 1)])
+
+
+def _token_lengths(
+    tokenizer: Any, parts: Sequence["datasets.Dataset"], column: str, indices: "np.ndarray"
+) -> list[int]:
+    """Token lengths of the rows at `indices`, counted through `parts` one after the other."""
+    lengths: list[int] = []
+    offset = 0
+    for part in parts:
+        here = indices[(indices >= offset) & (indices < offset + len(part))] - offset
+        for start in range(0, len(here), _CHUNK_ROWS):
+            texts = part[here[start : start + _CHUNK_ROWS]][column]
+            lengths += [len(ids) for ids in tokenise_texts(tokenizer, texts)]
+        offset += len(part)
+    return lengths
+
+
+def _load_tokenizer(model: ModelDescription) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            model.path, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        text = " ".join(str(error).split()).rstrip(".")
+        text = text if len(text) <= 300 else f"{text[:297]}..."
+        raise InputError(
+            f"The tokenizer in {model.path} cannot be loaded: {type(error).__name__}: {text}; "
+            "correct its files.",
+            field="model",
+        ) from error
+
+
+def _quantile(ordered: Sequence[int], share: float) -> int:
+    """Smallest length that at least `share` of the rows do not exceed."""
+    return ordered[max(-(-round(share * 100) * len(ordered) // 100) - 1, 0)]
+
+
+def _reduce(ordered: Sequence[int]) -> list[int]:
+    """At most _MAX_LENGTHS of the sorted lengths at equal steps, first and last among them."""
+    last = len(ordered) - 1
+    if last < _MAX_LENGTHS:
+        return list(ordered)
+    return [ordered[round(i * last / (_MAX_LENGTHS - 1))] for i in range(_MAX_LENGTHS)]
+
+
+def _fingerprint(file: Path, validation_path: str | Path | None, column: str) -> str:
+    files = [file] if validation_path is None else [file, Path(validation_path).expanduser()]
+    stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(json.dumps([stats, column]).encode()).hexdigest()

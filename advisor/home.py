@@ -9,7 +9,11 @@ import platformdirs
 def home() -> Path:
     """TRAINING_ADVISOR_HOME, or the platform's user data directory."""
     configured = os.environ.get("TRAINING_ADVISOR_HOME")
-    path = Path(configured).expanduser() if configured else Path(platformdirs.user_data_dir("training-advisor"))
+    path = (
+        Path(configured).expanduser()
+        if configured
+        else Path(platformdirs.user_data_dir("training-advisor"))
+    )
     path = path.absolute()
     path.mkdir(parents=True, exist_ok=True)
     return path

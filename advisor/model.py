@@ -53,7 +53,7 @@ class ModelDescription:
     """Hash of config and files, for caches."""
     notes: tuple[str, ...] = ()
     linear_modules: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Linear layers a LoRA can sit on: last part of the module name -> (in, out) features of one."""
+    """Linear layers a LoRA can sit on: last part of the module's name -> (in, out) features."""
 
 
 _TOKENIZER_FILES = (
@@ -102,7 +102,7 @@ def describe_model(path: str, task: str) -> ModelDescription:
     model = _build_on_meta(config, found, config_file)
     text_config = config.get_text_config(decoder=True)
 
-    notes = _config_notes(content, model, location)
+    notes = _config_notes(content, model, found, location)
     is_directory = location.is_dir()
     weights = _weight_files(location) if is_directory else ()
     stored, stored_notes = _stored_dtype(weights)
@@ -178,8 +178,8 @@ def _check_model_type(content: dict[str, Any], file: Path) -> None:
         return
     if "auto_map" in content:
         raise InputError(
-            f"{file} needs code of its own (auto_map): its model_type {model_type!r} is not part of "
-            f"transformers {transformers.__version__}; code beside a model is never run, "
+            f"{file} needs code of its own (auto_map): its model_type {model_type!r} is not part "
+            f"of transformers {transformers.__version__}; code beside a model is never run, "
             "give a model that transformers knows.",
             field="model",
         )
@@ -260,8 +260,17 @@ def _one_line(error: Exception) -> str:
     return text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
 
 
+def _sees_ahead(config: "PreTrainedConfig") -> bool:
+    """Whether an encoder runs without the causal mask (GPT-NeoX ignores the field)."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    return getattr(config, "is_decoder", None) is False and (
+        type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    )
+
+
 def _config_notes(
-    content: dict[str, Any], model: "PreTrainedModel", location: Path
+    content: dict[str, Any], model: "PreTrainedModel", task: Task, location: Path
 ) -> tuple[str, ...]:
     notes = []
     built = type(model).__name__
@@ -270,7 +279,7 @@ def _config_notes(
     named = content.get("architectures") or []
     if named and built not in named:
         notes.append(f"The config names {', '.join(map(str, named))}; this task trains {built}.")
-    if getattr(model.config, "is_decoder", None) is False and built.endswith("LMHeadModel"):
+    if task.slug == "causal-lm" and _sees_ahead(model.config):
         notes.append(
             "The config has is_decoder false: each token would see the ones it should predict; "
             "set is_decoder to true."

@@ -61,7 +61,9 @@ def hf_config(config: Mapping[str, Any]) -> Any:
     try:
         return AutoConfig.for_model(model_type, **values)
     except ValueError as error:
-        raise SimulationError(f"transformers does not know the model type {model_type!r}.") from error
+        raise SimulationError(
+            f"transformers does not know the model type {model_type!r}."
+        ) from error
 
 
 def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:

@@ -33,10 +33,15 @@ def semantics(compute_capability: tuple[int, int], sdpa: str = "auto") -> Iterat
         library.impl(
             "scaled_dot_product_attention", _attention(compute_capability, sdpa), "AutogradCPU"
         )
-        for names, wrap in ((AUTOCAST_FLOAT32, _cast_arguments), (AUTOCAST_FLOAT32_RESULT, _set_dtype)):
+        for names, wrap in (
+            (AUTOCAST_FLOAT32, _cast_arguments),
+            (AUTOCAST_FLOAT32_RESULT, _set_dtype),
+        ):
             for name in names:
                 # what the CPU's own float32 list holds needs no second kernel
-                if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCPU"):
+                if not torch._C._dispatch_has_kernel_for_dispatch_key(
+                    f"aten::{name}", "AutocastCPU"
+                ):
                     library.impl(name, wrap(_operator(name)), "AutocastCPU")
         yield
     finally:

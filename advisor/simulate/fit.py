@@ -47,12 +47,16 @@ def fit(record: Record, *, depth: int, replicate: bool, single_row: bool) -> Pro
         return _fit(record, traced, traced < depth, single_row)
     except NotReplicableError as error:
         if traced == depth:
-            raise SimulationError(f"The order of allocations depends on the shape: {error}") from error
+            raise SimulationError(
+                f"The order of allocations depends on the shape: {error}"
+            ) from error
         note = f"layers do not repeat ({error}): all {depth} were traced"
         try:
             profile = _fit(record, depth, False, single_row)
         except NotReplicableError as again:
-            raise SimulationError(f"The order of allocations depends on the shape: {again}") from again
+            raise SimulationError(
+                f"The order of allocations depends on the shape: {again}"
+            ) from again
         return _with_note(profile, note)
 
 
@@ -172,7 +176,9 @@ def solve_polynomials(values: np.ndarray, shapes: list[tuple[int, int]]) -> np.n
 
 def _solve_all(values: np.ndarray, shapes: list[tuple[int, int]], single: bool) -> np.ndarray:
     used = [k for k, (i, _) in enumerate(BASIS) if i == 0] if single else list(range(len(BASIS)))
-    matrix = np.array([[float(b ** BASIS[k][0] * s ** BASIS[k][1]) for k in used] for b, s in shapes])
+    matrix = np.array(
+        [[float(b ** BASIS[k][0] * s ** BASIS[k][1]) for k in used] for b, s in shapes]
+    )
     solved, *_ = np.linalg.lstsq(matrix, values, rcond=None)
     result = np.zeros((values.shape[1], len(BASIS)))
     result[:, used] = solved.T
@@ -249,7 +255,9 @@ def _sweeps(trace: Trace, depth: int) -> list[tuple[str, Any]]:
                 after = runs[k + 1] if k + 1 < len(runs) else None
                 if complete or after is None or after[3]:
                     break
-                if after[0] != blocks[-1][0] and not (after[0] != GLOBAL and follows(after[0], blocks, step)):
+                if after[0] != blocks[-1][0] and not (
+                    after[0] != GLOBAL and follows(after[0], blocks, step)
+                ):
                     break
                 blocks[-1][2] = end
             elif layer == blocks[-1][0]:
@@ -291,7 +299,10 @@ def _segments(trace: Trace, depth: int) -> list[Any]:
             ordinal = 0
             for e in trace.events[start:end]:
                 if e >= 0 and trace.allocations[e].op.startswith(WORKSPACE):
-                    home[e] = ("g", e)  # the process', never freed: no part of the layer it fell into
+                    home[e] = (
+                        "g",
+                        e,
+                    )  # the process', never freed: no part of the layer it fell into
                     templates[layer].append(["w", e])
                     continue
                 if e >= 0:
@@ -377,9 +388,7 @@ def _kernels(
     first = tables[0]
     if any(len(t) != len(first) for t in tables):
         raise NotReplicableError("operators differ between shapes")
-    keep = [
-        i for i, k in enumerate(first) if not (replicated and 2 <= k.layer < depth - 2)
-    ]
+    keep = [i for i, k in enumerate(first) if not (replicated and 2 <= k.layer < depth - 2)]
     rows = [first[i] for i in keep]
     values = {
         name: _solve_loosely(

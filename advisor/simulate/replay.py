@@ -68,9 +68,7 @@ def on_cuda(
     )
 
 
-def live(
-    profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING
-) -> Peaks:
+def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING) -> Peaks:
     """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's; milliseconds."""
     program = profile.program(depth)
     blocks = _rounded(profile, program, batch, length, rounding)

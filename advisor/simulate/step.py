@@ -255,4 +255,3 @@ def _setter(recorder: Recorder, name: str, value: Any) -> Callable[[torch.Tensor
         setattr(recorder, name, value)
 
     return hook
-

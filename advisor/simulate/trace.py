@@ -183,9 +183,7 @@ class Recorder(TorchDispatchMode):
         if self._closed:
             return
         by_storage = self.phase == "optimizer"
-        self._event(
-            -(slot + 1), self.trace.allocations[slot].layer if by_storage else self.layer
-        )
+        self._event(-(slot + 1), self.trace.allocations[slot].layer if by_storage else self.layer)
 
     def _category(self) -> str:
         if self.phase in ("load", "optimizer"):

@@ -1,0 +1,334 @@
+"""The one reader of data files, for the description and for the trainer. Reads disk, writes a cache.
+
+The `datasets` library does the reading (its Arrow cache lies under `advisor.home.cache_dir()`);
+where it fails, `advisor.row_faults` looks for the line at fault.
+"""
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from advisor import demo, row_faults
+from advisor.errors import InputError
+from advisor.home import cache_dir
+from advisor.tasks import find_task
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+Format = Literal["jsonl", "json", "csv", "txt"]
+
+_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".txt": "txt"}
+_TXT_COLUMN = "text"
+_SPLIT_SEED = 42
+_MAX_SPLIT_ROWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of a training run, read and split; every row has text in `text_column`."""
+
+    train: "datasets.Dataset"
+    evaluation: "datasets.Dataset"
+    text_column: str
+    format: Format
+    """Of the training file."""
+    num_empty_rows: int
+    """Rows of all files left out because they hold no text: empty, null or not text."""
+    notes: tuple[str, ...] = ()
+
+
+def load_rows(
+    path: str | Path,
+    text_column: str | None = None,
+    validation_path: str | Path | None = None,
+    task: str = "causal-lm",
+    *,
+    validation_split_percentage: float = 5,
+) -> Rows:
+    """Read a local data file and its evaluation split.
+
+    JSON Lines, a JSON array (of objects, or of texts), CSV with a header, or plain text with one
+    text a line; blank lines and rows without text are left out, and a note counts them.
+
+    Args:
+        path: .jsonl, .json, .csv or .txt file, UTF-8; or "demo".
+        text_column: where the text is; looked for under the task's usual names when left out.
+        validation_path: a file to evaluate on; without it rows are held out: the same ones each
+            time, at least 1 and at most 2,000.
+        task: slug of `advisor.tasks`.
+        validation_split_percentage: share of rows held out, in percent.
+
+    Raises:
+        InputError: a file that cannot be read (names the line), no such column, too few rows.
+    """
+    file = demo.resolve(str(path), "data")
+    format_ = _format_of(file, "data")
+    whole = _read(file, format_, text_column, task)
+    column = _find_text_column(whole, file, text_column, task)
+    rows, num_dropped = _with_text(whole, file, format_, column)
+    notes = _dropped_note(num_dropped, len(whole), file, column)
+    if validation_path is not None:
+        other = Path(validation_path).expanduser()
+        other_format = _format_of(other, "validation")
+        whole_other = _read(other, other_format, column, task)
+        _require_column(whole_other, other, column)
+        evaluation, num_dropped_other = _with_text(whole_other, other, other_format, column)
+        notes += _dropped_note(num_dropped_other, len(whole_other), other, column)
+        return Rows(
+            train=rows,
+            evaluation=evaluation,
+            text_column=column,
+            format=format_,
+            num_empty_rows=num_dropped + num_dropped_other,
+            notes=notes,
+        )
+    train, evaluation = _split(rows, file, validation_split_percentage)
+    share = 100 * len(evaluation) / len(rows)
+    held_out = (
+        f"No validation file: {len(evaluation):,} of {len(rows):,} rows ({share:.2g} %) are held "
+        f"out for evaluation, drawn with seed {_SPLIT_SEED}."
+    )
+    return Rows(
+        train=train,
+        evaluation=evaluation,
+        text_column=column,
+        format=format_,
+        num_empty_rows=num_dropped,
+        notes=(*notes, held_out),
+    )
+
+
+def _format_of(file: Path, field: str) -> Format:
+    """Of the suffix; what JSON it is, its first character decides."""
+    if not file.exists():
+        raise InputError(f"There is no data file {file}; check the path.", field=field)
+    if not file.is_file():
+        raise InputError(f"{file} is not a file; name one data file.", field=field)
+    format_ = _SUFFIXES.get(file.suffix.lower())
+    if format_ is None:
+        raise InputError(
+            f"The name of a data file must end in {', '.join(_SUFFIXES)}, got {file.name!r}; "
+            "convert or rename it.",
+            field=field,
+        )
+    try:
+        with file.open("rb") as stream:
+            start = next((line for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be opened: {error.strerror}; check its permissions.", field=field
+        ) from error
+    if not start:
+        raise InputError(f"{file} is empty; give a file with rows.", field=field)
+    if format_ in ("json", "jsonl"):
+        start = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+        if start.startswith(b"["):
+            return "json"
+        if format_ == "json" and not _is_json(start):
+            fault = row_faults.find_json_fault(file)
+            raise InputError(
+                fault
+                or f"{file} holds one JSON object; save the rows as an array or as JSON Lines.",
+                field=field,
+            )
+        return "jsonl"
+    return format_
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(file: Path, format_: Format, text_column: str | None, task: str) -> "datasets.Dataset":
+    """The file as it is, all columns."""
+    import datasets
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    try:
+        with _quiet():
+            if format_ == "txt":
+                # the BOM some editors write is no text
+                return datasets.Dataset.from_text(str(file), encoding="utf-8-sig", **options)
+            if format_ == "csv":
+                names = (text_column,) if text_column else find_task(task).text_columns
+                options |= {
+                    # "NA" and "None" are words; 007 in the text column is a text
+                    "keep_default_na": False,
+                    "na_values": [""],
+                    "converters": {n: str for n in _csv_header(file) if n in names},
+                }
+                return datasets.Dataset.from_csv(str(file), **options)
+            # rows that look like the logs of a coding agent would be rewritten otherwise
+            return datasets.Dataset.from_json(str(file), parse_agent_traces=False, **options)
+    except (DatasetsError, pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise row_faults.explain(file, format_, error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no log lines of datasets: what goes wrong is in the InputError."""
+    import datasets
+    from datasets.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _csv_header(file: Path) -> list[str]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        return next(csv.reader(stream), [])
+
+
+def _is_text(feature: Any) -> bool:
+    """Whether a column can hold text; Json is a column of mixed types."""
+    import datasets
+
+    return isinstance(feature, datasets.Json) or (
+        isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+    )
+
+
+def _find_text_column(
+    dataset: "datasets.Dataset", file: Path, text_column: str | None, task: str
+) -> str:
+    if text_column is not None:
+        _require_column(dataset, file, text_column)
+        return text_column
+    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
+    for name in find_task(task).text_columns:
+        if name in texts:
+            return name
+    if len(texts) == 1:
+        return texts[0]
+    raise InputError(
+        f"Which column of {file} is the text? "
+        + (
+            f"Choose text_column among: {', '.join(texts)}."
+            if texts
+            else f"None of its columns holds text: {_columns_in_words(dataset)}."
+        ),
+        field="text_column",
+    )
+
+
+def _require_column(dataset: "datasets.Dataset", file: Path, column: str) -> None:
+    if column not in dataset.features:
+        raise InputError(
+            f"{file} has no column {column!r}; choose text_column among: "
+            f"{', '.join(dataset.column_names)}.",
+            field="text_column",
+        )
+    if not _is_text(dataset.features[column]):
+        raise InputError(
+            f"The column {column!r} of {file} holds no text; choose another text_column. "
+            f"There are: {_columns_in_words(dataset)}.",
+            field="text_column",
+        )
+
+
+def _columns_in_words(dataset: "datasets.Dataset") -> str:
+    """Column names with their types: "id (int64), tags (list)"."""
+    kinds = {
+        name: getattr(feature, "dtype", type(feature).__name__)
+        for name, feature in dataset.features.items()
+    }
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+
+
+def _with_text(
+    dataset: "datasets.Dataset", file: Path, format_: Format, column: str
+) -> tuple["datasets.Dataset", int]:
+    """The rows whose `column` is a text that is not blank, and how many there were besides."""
+    import datasets
+    import numpy as np
+    import pyarrow as pa
+
+    try:
+        keep = _text_mask(dataset, column)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise row_faults.explain(file, format_, error) from error
+    num_dropped = int((~keep).sum())
+    if num_dropped == len(dataset):
+        raise InputError(
+            f"{file} holds no row with text in column {column!r}; choose another text_column or file.",
+            field="text_column",
+        )
+    if num_dropped:
+        dataset = dataset.select(np.flatnonzero(keep))
+    if isinstance(dataset.features[column], datasets.Json):
+        features = dataset.features.copy()
+        features[column] = datasets.Value("string")
+        with _quiet():
+            dataset = dataset.map(_identity, features=features, load_from_cache_file=False)
+    return dataset, num_dropped
+
+
+def _identity(row: dict[str, Any]) -> dict[str, Any]:
+    return row
+
+
+def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
+    import datasets
+    import numpy as np
+    import pyarrow.compute as pc
+
+    if isinstance(dataset.features[column], datasets.Json):
+        return np.array([isinstance(v, str) and bool(v.strip()) for v in dataset[column]])
+    masks = [np.zeros(0, dtype=bool)]
+    for chunk in dataset.data.column(column).chunks:
+        chunk.validate(full=True)  # pyarrow's JSON reader takes bytes that are not UTF-8
+        num_bytes = pc.binary_length(pc.utf8_trim_whitespace(chunk))
+        masks.append(pc.fill_null(pc.greater(num_bytes, 0), False).to_numpy(zero_copy_only=False))
+    return np.concatenate(masks)
+
+
+def _dropped_note(num_dropped: int, num_rows: int, file: Path, column: str) -> tuple[str, ...]:
+    if not num_dropped:
+        return ()
+    verb = "is" if num_dropped == 1 else "are"
+    return (
+        f"{num_dropped:,} of {num_rows:,} rows of {file.name} {verb} left out: column {column!r} is "
+        "empty, null or not text.",
+    )
+
+
+def _split(
+    rows: "datasets.Dataset", file: Path, percentage: float
+) -> tuple["datasets.Dataset", "datasets.Dataset"]:
+    """Training rows in the file's order, and the ones held out."""
+    import numpy as np
+
+    if not 0 < percentage < 100:
+        raise InputError(
+            f"validation_split_percentage must be between 0 and 100, got {percentage}.",
+            field="validation_split_percentage",
+        )
+    if len(rows) < 2:
+        raise InputError(
+            f"{file} holds one row with text; give at least 2, one to train on and one to evaluate.",
+            field="data",
+        )
+    num_held_out = min(max(round(len(rows) * percentage / 100), 1), _MAX_SPLIT_ROWS, len(rows) - 1)
+    chosen = np.random.default_rng(_SPLIT_SEED).choice(len(rows), num_held_out, replace=False)
+    held_out = np.zeros(len(rows), dtype=bool)
+    held_out[chosen] = True
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))

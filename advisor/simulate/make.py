@@ -1,0 +1,100 @@
+"""Make profiles: trace, fit, save; and the store that finds them again. The tracing half needs torch."""
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor import records
+from advisor.errors import SimulationError
+from advisor.home import cache_dir
+from advisor.simulate.profile import Profile, Structure
+
+if TYPE_CHECKING:
+    from advisor.simulate.worker import Progress, Worker
+
+
+def profiles_dir() -> Path:
+    """Where profiles are cached."""
+    path = cache_dir() / "profiles"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+class ProfileStore:
+    """Profiles by structure: from memory, from disk, else from the worker."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._profiles: dict[str, Profile] = {}
+
+    def get(self, structure: Structure, on_progress: "Progress | None" = None) -> Profile:
+        """The profile of a structure.
+
+        Raises:
+            SimulationError: it cannot be simulated.
+        """
+        full_key = structure.key(with_depth=True)
+        if full_key in self._profiles:
+            return self._profiles[full_key]
+        profile = _load(structure)
+        if profile is None:
+            self._worker.call(
+                "profile", {"structure": records.encode(structure)}, on_progress=on_progress
+            )
+            profile = _load(structure)
+        if profile is None:
+            raise SimulationError(f"The profile was made but cannot be read from {profiles_dir()}.")
+        self._profiles[full_key] = profile
+        return profile
+
+    def known(self, structure: Structure) -> bool:
+        """Whether `get` answers without tracing."""
+        return structure.key(with_depth=True) in self._profiles or _load(structure) is not None
+
+
+def _load(structure: Structure) -> Profile | None:
+    for with_depth in (True, False):
+        profile = Profile.load(profiles_dir() / f"{structure.key(with_depth=with_depth)}.npz")
+        if profile is not None:
+            return profile
+    return None
+
+
+def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, Any]], None]") -> str:
+    """Trace and fit a structure in this process; returns its key.
+
+    Raises:
+        SimulationError: the model, the method or these library versions cannot be simulated.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    from advisor.simulate import fit, patches
+    from advisor.simulate.build import build_on_meta, find_layers, layers_alike
+    from advisor.simulate.step import record
+
+    structure = records.decode(Structure, encoded, "structure")
+    gone = patches.missing()
+    if gone:
+        raise SimulationError(f"This version of transformers or torch lacks {', '.join(gone)}.")
+    progress("build", {})
+    plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)
+    depth = structure.depth()
+    model = build_on_meta(plain, depth or 1)
+    layers = len(find_layers(model)[1])
+    alike = depth is not None and layers == depth and layers_alike(model)
+    del model
+    done = 0
+
+    def trace(layer_count: int, batch: int, length: int) -> Any:
+        nonlocal done
+        done += 1
+        progress("trace", {"number": done})
+        return record(structure, depth=layer_count, batch=batch, length=length)
+
+    profile = fit.fit(trace, depth=depth or 1, replicate=alike, single_row=structure.single_row)
+    key = structure.key(with_depth=not profile.replicated)
+    profile.save(profiles_dir() / f"{key}.npz")
+    return key

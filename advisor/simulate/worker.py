@@ -1,0 +1,229 @@
+"""The worker: one child process that holds torch and transformers, so that its parent need not. Starts processes.
+
+Parent and child speak JSON lines over pipes. The child sees no GPU, leaves when its parent goes (its
+standard input ends) and is started again after a crash. Run as `python -m advisor.simulate.worker`
+it is the child.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from advisor import errors, records
+from advisor.errors import AdvisorError, WorkerError
+
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+class Worker:
+    """Parent side. Starts the child at the first call; calls from several threads take turns."""
+
+    def __init__(self, *, home: Path | None = None) -> None:
+        self._home = home
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._lock = threading.Lock()
+
+    def call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_seconds: float = 600,
+        on_progress: Progress | None = None,
+    ) -> Any:
+        """Ask the child.
+
+        Raises:
+            AdvisorError: what the child raised, as the same class.
+            WorkerError: the child died or did not answer in time.
+        """
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            try:
+                process.stdin.write(json.dumps({"method": method, "params": params}) + "\n")
+                process.stdin.flush()
+            except BrokenPipeError as error:
+                self._stop()
+                raise WorkerError(f"The worker ended before {method}; ask again.") from error
+            while True:
+                try:
+                    line = self._lines.get(timeout=timeout_seconds)
+                except queue.Empty:
+                    self._stop()
+                    raise WorkerError(
+                        f"No answer to {method} within {timeout_seconds:.0f} s; the worker was ended. Ask again."
+                    ) from None
+                if line is None:
+                    code = process.wait()
+                    self._stop()
+                    raise WorkerError(
+                        f"The worker died during {method} (exit {code}); free memory if it was killed, and ask again."
+                    )
+                answer = json.loads(line)
+                if "progress" in answer:
+                    if on_progress is not None:
+                        on_progress(*answer["progress"])
+                    continue
+                if "error" in answer:
+                    raise _revive(answer["error"])
+                return answer["result"]
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._stop()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
+        environment.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", PYTHONUNBUFFERED="1")
+        if self._home is not None:
+            environment["TRAINING_ADVISOR_HOME"] = str(self._home)
+        self._lines = queue.Queue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "advisor.simulate.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        assert self._process.stdout is not None
+        threading.Thread(
+            target=_pump, args=(self._process.stdout, self._lines), daemon=True
+        ).start()
+        return self._process
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _pump(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
+    with contextlib.suppress(ValueError):  # closed while we waited
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _revive(error: dict[str, Any]) -> AdvisorError:
+    cls = getattr(errors, error["type"], AdvisorError)
+    return cls(error["message"], field=error["field"])
+
+
+# -- child side -------------------------------------------------------------------------------
+
+
+def _describe_model(params: dict[str, Any], _progress: Progress) -> Any:
+    from advisor.model import describe_model
+
+    return describe_model(params["path"], params["task"])
+
+
+def _describe_data(params: dict[str, Any], _progress: Progress) -> Any:
+    from advisor.data import describe_data
+    from advisor.model import describe_model
+
+    return describe_data(
+        params["path"],
+        model=describe_model(params["model_path"], params["task"]),
+        task=params["task"],
+        text_column=params.get("text_column"),
+        validation_path=params.get("validation_path"),
+    )
+
+
+def _verify_arguments(params: dict[str, Any], _progress: Progress) -> Any:
+    from advisor.arguments import verify
+
+    verify(params["arguments"], params["format"])
+
+
+def _profile(params: dict[str, Any], progress: Progress) -> Any:
+    from advisor.simulate.make import make_profile
+
+    return make_profile(params["structure"], progress)
+
+
+def _baseline(_params: dict[str, Any], progress: Progress) -> Any:
+    from advisor.simulate.calibrate import measure_baseline
+
+    progress("baseline", {})
+    return measure_baseline()
+
+
+def _calibrate(_params: dict[str, Any], progress: Progress) -> Any:
+    from advisor.simulate.calibrate import measure_cpu
+
+    progress("calibrate", {})
+    return measure_cpu()
+
+
+METHODS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+    "describe_model": _describe_model,
+    "describe_data": _describe_data,
+    "verify_arguments": _verify_arguments,
+    "profile": _profile,
+    "baseline": _baseline,
+    "calibrate": _calibrate,
+}
+
+
+def main() -> None:
+    """Answer questions from standard input until it ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not reach the protocol
+    questions: queue.Queue[str | None] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            questions.put(line)
+        os._exit(0)  # the parent is gone: leave, whatever is being traced
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    def send(message: dict[str, Any]) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    while True:
+        line = questions.get()
+        assert line is not None
+        question = json.loads(line)
+        try:
+            result = METHODS[question["method"]](
+                question["params"], lambda name, values: send({"progress": [name, values]})
+            )
+        except AdvisorError as error:
+            send(
+                {
+                    "error": {
+                        "type": type(error).__name__,
+                        "message": str(error),
+                        "field": error.field,
+                    }
+                }
+            )
+        else:
+            send({"result": records.encode(result)})
+
+
+if __name__ == "__main__":
+    main()
