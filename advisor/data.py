@@ -1,4 +1,4 @@
-"""Describe a data set by its real token lengths: DataDescription is light; the rest is the worker's.
+"""Describe a data set by its real token lengths: DataDescription is light, the rest the worker's.
 
 Reads the data file and the model's tokenizer from disk. `tokenise_texts` is the trainer's too, so
 that what is counted here is what is trained there.
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from advisor import demo
 from advisor.errors import InputError
@@ -39,7 +39,7 @@ class DataDescription:
     num_measured_rows: int
     """Rows whose tokens were counted; below num_rows + num_eval_rows the lengths are a sample's."""
     lengths: tuple[int, ...]
-    """Token length of each measured row, sorted ascending, at most 20,000 quantile-preserving values."""
+    """Token lengths of the measured rows, ascending: at most 20,000, their quantiles preserved."""
     length_source: Literal["tokenizer", "bytes"]
     """bytes: the model has no tokenizer; one token per four bytes of UTF-8 was assumed."""
     mean_tokens: float
@@ -53,6 +53,8 @@ class DataDescription:
     """First rows' text, each cut at 300 characters."""
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    validation_path: str | None = None
+    """File the evaluation rows come from; None: split off."""
 
     def longest_batch_tokens(self, max_length: int) -> int:
         """Length of the longest row after cutting at `max_length`: sizes the peak."""
@@ -67,9 +69,10 @@ class DataDescription:
         return sum(min(n, max_length) for n in self.lengths) / max(len(self.lengths), 1)
 
     def expected_batch_length(self, batch_size: int, max_length: int) -> float:
-        """Expected length of the longest of `batch_size` random rows, after cutting: the padded length of a batch.
+        """Expected padded length of a batch: of the longest of `batch_size` random rows, cut.
 
-        Exact over the measured lengths: the expectation of the maximum of `batch_size` draws with replacement.
+        Exact over the measured lengths: the expectation of the maximum of `batch_size` draws with
+        replacement.
         """
         n = len(self.lengths)
         total, below = 0.0, 0.0
@@ -206,8 +209,12 @@ def _byte_lengths(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
     import numpy as np
     import pyarrow.compute as pc
 
-    tables = dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
-    return np.concatenate([pc.binary_length(t[column]).to_numpy() for t in tables]).astype("int64")
+    texts = cast("datasets.Dataset", dataset.select_columns([column])).with_format("arrow")
+    lengths = [
+        pc.call_function("binary_length", [table[column]]).to_numpy()
+        for table in texts.iter(batch_size=10_000)
+    ]
+    return np.concatenate(lengths).astype("int64")
 
 
 def _draw_sample(num_bytes: "np.ndarray") -> "np.ndarray":

@@ -34,6 +34,8 @@ class Gpu:
     """Dense data-sheet FLOP/s by dtype name (float32, tf32, float16, bfloat16); absent is unknown."""
     bf16_native: bool | None = None
     """Whether bfloat16 runs on the hardware's own units (False: emulated, slow)."""
+    usable_by_torch: bool | None = None
+    """Whether the installed torch has kernels for it; None where that cannot be told."""
     source: Literal["measured", "read"] = "read"
     """measured: probed on this machine; read: from the catalogue."""
 
@@ -69,7 +71,7 @@ class Machine:
     """A machine to train on: this one, or one from the catalogue."""
 
     name: str
-    """Short, for a headline: "1 x Tesla T4", "Intel Xeon, 2 cores"."""
+    """Short, for a headline: "Tesla T4", "2 x Tesla T4", "Intel Xeon, 2 cores"."""
     source: Literal["probe", "catalogue"] = "probe"
     gpus: tuple[Gpu, ...] = ()
     cpu: Cpu = Cpu()
@@ -93,7 +95,12 @@ class Machine:
         """The GPU training would use: of the visible ones that this torch can use, the one with most free memory; None means the CPU trains."""
         if self.torch is not None and self.torch.usable is False:
             return None
-        visible = [g for g in self.gpus if self.source == "catalogue" or g.index is not None]
+        visible = [
+            g
+            for g in self.gpus
+            if g.usable_by_torch is not False
+            and (self.source == "catalogue" or g.index is not None)
+        ]
         return max(visible, key=lambda g: g.free_bytes or g.total_bytes or 0, default=None)
 
     def capacity_bytes(self) -> int | None:

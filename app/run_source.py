@@ -1,0 +1,68 @@
+"""Runs as the pages need them, rebuilt from their directories; event readers are shared by all sessions."""
+
+import json
+from pathlib import Path
+
+import streamlit as st
+
+from advisor.errors import InputError
+from advisor.home import runs_dir
+from advisor.recommendation import Recommendation
+from app.run_data import RunData
+from app.run_texts import ACTIVE, Run
+from trainer import runs
+from trainer.runs import RunStatus
+
+
+def find(name: str) -> Run | None:
+    """The run called `name`; None when there is no such directory. Names with a path in them are none."""
+    directory = runs_dir() / name
+    if Path(name).name != name or not directory.is_dir():
+        return None
+    return _run(runs.read_status(directory))
+
+
+def listed() -> list[Run]:
+    """All runs, the latest first."""
+    found = (_run(status) for status in runs.list_runs())
+    return sorted(found, key=lambda run: run.name, reverse=True)
+
+
+def current(names: list[Run]) -> Run | None:
+    """The run that trains now: the latest of them."""
+    return next((run for run in names if run.state in ACTIVE), None)
+
+
+def _run(status: RunStatus) -> Run:
+    directory = Path(status.run_dir)
+    return Run(
+        directory=directory,
+        state=status.state,
+        cause=status.cause,
+        pid=status.pid,
+        recommendation=_plan(directory),
+        data=_reader(str(directory)).update(),
+    )
+
+
+@st.cache_resource(max_entries=64)
+def _reader(directory: str) -> RunData:
+    return RunData(Path(directory))
+
+
+def _plan(directory: Path) -> Recommendation | None:
+    path = directory / "plan.json"
+    try:
+        return _read_plan(str(path), path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+@st.cache_resource(max_entries=64)
+def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:
+    """The plan a run was started with, as it was at `mtime_ns`; None without one, or of another version."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return None if content is None else Recommendation.from_dict(content)
+    except (ValueError, InputError):
+        return None

@@ -1,0 +1,186 @@
+"""What Run and Runs say about a run: one sentence by its state, built from its events and its plan. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from advisor.recommendation import Recommendation
+from app.run_data import RunData
+from app.texts import DOT, device_name, t
+
+ACTIVE = frozenset({"starting", "running", "stopping"})
+RESUMABLE = frozenset({"stopped", "failed"})
+ON_TIME_SHARE = 0.02
+"""A deviation below this share of the planned time reads "as planned"."""
+LOG_BYTES = 32_768
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything the pages know of one run; rebuilt from its directory at each look."""
+
+    directory: Path
+    state: str
+    """starting, running, stopping, succeeded, stopped, failed or lost."""
+    cause: str | None
+    """Why it failed, as a sentence."""
+    pid: int | None
+    recommendation: Recommendation | None
+    """What was predicted; None for a run without a plan."""
+    data: RunData
+
+    @property
+    def name(self) -> str:
+        """Name of the directory: how the URL and the table call it."""
+        return self.directory.name
+
+    def total_steps(self) -> int | None:
+        """Optimizer steps the run plans to do."""
+        start = self.data.start or {}
+        for key in ("total_steps", "max_steps", "num_steps"):
+            if isinstance(start.get(key), int) and start[key] > 0:
+                return start[key]
+        time = self.recommendation.time if self.recommendation else None
+        return time.num_steps if time else None
+
+    def progress(self) -> float:
+        """Share of the steps done, 0..1."""
+        total = self.total_steps()
+        if self.state == "succeeded":
+            return 1.0
+        return min(self.data.step / total, 1.0) if total else 0.0
+
+    def seconds_left(self) -> float | None:
+        """At the speed measured in this session, else at the predicted one."""
+        total, per_step = self.total_steps(), self.data.seconds_per_step()
+        if total is None:
+            return None
+        if per_step is None and self.recommendation and self.recommendation.time:
+            per_step = self.recommendation.time.step_seconds
+        return None if per_step is None else max(total - self.data.step, 0) * per_step
+
+    def planned_seconds(self) -> float | None:
+        """Predicted time of the whole run."""
+        time = self.recommendation.time if self.recommendation else None
+        return time.total_seconds if time else None
+
+
+def title(run: Run, lang: str, timezone: str | None, now: float) -> str:
+    """The sentence of Run: progress and deviation from the plan, or how it ended."""
+    step, total = run.data.step, run.total_steps()
+    if run.state == "running" and step > 0 and total:
+        left = run.seconds_left()
+        at = None if left is None else clock(now + left, timezone)
+        done = t("run.running", lang, step=step, total=total, left=left, at=at)
+        spent = None if left is None else run.data.active_seconds + left
+        return done + deviation(spent, run.planned_seconds(), lang)
+    if run.state == "succeeded":
+        done = t("run.succeeded", lang, steps=step, time=run.data.active_seconds)
+        return done + deviation(run.data.active_seconds, run.planned_seconds(), lang)
+    if run.state == "failed" and step == 0:
+        return t("run.failed.early", lang)
+    key = run.state if run.state != "running" else "starting"
+    return t(f"run.{key}", lang, step=step, total=total)
+
+
+def deviation(spent: float | None, planned: float | None, lang: str) -> str:
+    """The end of the sentence: how much later or earlier than planned; a full stop where unknown."""
+    if spent is None or planned is None:
+        return t("run.deviation.none", lang)
+    if abs(spent - planned) < max(ON_TIME_SHARE * planned, 1.0):
+        return t("run.deviation.on_time", lang)
+    key = "run.deviation.later" if spent > planned else "run.deviation.earlier"
+    return t(key, lang, by=abs(spent - planned))
+
+
+def caption(run: Run, lang: str, timezone: str | None) -> str:
+    """Facts under the sentence: what runs where, since when."""
+    parts = [run.name]
+    if run.recommendation is not None:
+        parts.append(device_name(run.recommendation.machine, run.recommendation.plan))
+    start = (run.data.start or {}).get("time")
+    if isinstance(start, (int, float)):
+        parts.append(t("run.started", lang, at=clock(start, timezone)))
+    if run.pid is not None and run.state in ACTIVE:
+        parts.append(t("run.process", lang, pid=str(run.pid)))
+        parts.append(t("run.goes_on", lang))
+    return DOT.join(parts)
+
+
+def facts(run: Run, lang: str, now: float) -> str:
+    """The line under the bar: epoch, last checkpoint, last sign of life."""
+    parts = []
+    epoch = run.data.epochs.last()
+    recommendation = run.recommendation
+    if epoch is not None and recommendation and recommendation.plan and recommendation.data:
+        planned = recommendation.plan.epochs(recommendation.data.num_rows)
+        parts.append(t("run.epoch", lang, epoch=f"{epoch:.2f}", epochs=f"{planned:.3g}"))
+    if run.data.checkpoints:
+        last = run.data.checkpoints[-1]
+        parts.append(t("run.checkpoint", lang, step=last.get("step")))
+    if run.state in ACTIVE and run.data.last_time is not None:
+        parts.append(t("run.last_event", lang, ago=max(now - run.data.last_time, 0.0)))
+    return DOT.join(parts) or t("run.no_events", lang)
+
+
+def what(run: Run) -> str:
+    """Model and method in a few words."""
+    if run.recommendation is None or run.recommendation.plan is None:
+        return ""
+    return f"{run.recommendation.model.name}{DOT}{run.recommendation.plan.method}"
+
+
+def summary(states: Sequence[str], lang: str) -> str:
+    """The sentence of Runs."""
+    if not states:
+        return t("runs.none", lang)
+    training = sum(state in ACTIVE for state in states)
+    failed = sum(state in ("failed", "lost") for state in states)
+    key = "runs.one" if training == 1 else "runs.some" if training else "runs.idle"
+    return t(key, lang, training=training, total=len(states), failed=failed)
+
+
+def clock(seconds: float, timezone: str | None) -> str:
+    """A time of day where the reader is, with the date when it is not today."""
+    try:
+        zone = ZoneInfo(timezone) if timezone else None
+    except (ZoneInfoNotFoundError, ValueError):
+        zone = None
+    moment = datetime.fromtimestamp(seconds, zone).astimezone(zone)
+    today = datetime.now(moment.tzinfo).date()
+    return f"{moment:%H:%M}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def log_tail(path: Path, num_lines: int = 40) -> str:
+    """The last lines of output.log as a terminal would leave them; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(size - LOG_BYTES, 0))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    # A progress bar rewrites its line with carriage returns: only what it wrote last is still there.
+    lines = [_CONTROL.sub("", line).rstrip("\r").split("\r")[-1] for line in text.split("\n")]
+    return "\n".join(line for line in lines[-num_lines - 1 :] if line.strip())
+
+
+def change_to_plan(measured: float | None, predicted: float | None, lang: str) -> str | None:
+    """How far a speed is from the prediction: "-8.9 % to plan"."""
+    if measured is None or not predicted:
+        return None
+    share = 100 * (measured / predicted - 1)
+    return t("live.to_plan", lang, share=f"{share:+.1f}")
+
+
+def notice_text(event: Mapping[str, object]) -> str | None:
+    """What a warning or finding says, where it says something."""
+    for key in ("message", "text", "title"):
+        if isinstance(event.get(key), str):
+            return str(event[key])
+    return None
