@@ -6,7 +6,7 @@ that what is counted here is what is trained there.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,6 +19,7 @@ from advisor.rows import Rows, load_rows
 if TYPE_CHECKING:
     import datasets
     import numpy as np
+    import pyarrow as pa
 
 __all__ = ["DataDescription", "Rows", "describe_data", "load_rows", "tokenise_texts"]
 
@@ -173,6 +174,7 @@ def describe_data(
         ),
         fingerprint=_fingerprint(file, validation_path, rows.text_column),
         notes=(*rows.notes, *notes),
+        validation_path=None if validation_path is None else str(validation_path),
     )
 
 
@@ -210,10 +212,8 @@ def _byte_lengths(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
     import pyarrow.compute as pc
 
     texts = cast("datasets.Dataset", dataset.select_columns([column])).with_format("arrow")
-    lengths = [
-        pc.call_function("binary_length", [table[column]]).to_numpy()
-        for table in texts.iter(batch_size=10_000)
-    ]
+    tables = cast("Iterator[pa.Table]", texts.iter(batch_size=10_000))
+    lengths = [pc.call_function("binary_length", [t[column]]).to_numpy() for t in tables]
     return np.concatenate(lengths).astype("int64")
 
 

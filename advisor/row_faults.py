@@ -1,4 +1,4 @@
-"""Finds the line of a data file that the reader stumbled on. Reads the file again; no heavy import."""
+"""Finds the line of a data file that the reader stumbled on. Reads the file again; light."""
 
 import csv
 import json
@@ -8,13 +8,12 @@ from pathlib import Path
 from advisor.errors import InputError
 
 
-def explain(file: Path, format_: str, error: BaseException) -> InputError:
-    """The sentence for a file the reader could not read: the line at fault, else the reader's words.
+def find_fault(file: Path, format_: str) -> str | None:
+    """The line at fault in words, or None when every line is well-formed.
 
     Args:
         file: the data file.
         format_: jsonl, json, csv or txt.
-        error: what the reader raised.
     """
     find = {
         "jsonl": _find_jsonl_fault,
@@ -23,14 +22,22 @@ def explain(file: Path, format_: str, error: BaseException) -> InputError:
         "txt": _find_encoding_fault,
     }[format_]
     try:
-        fault = find(file)
-    except OSError as disk:
-        fault = (
-            f"{file} cannot be read: {disk.strerror or disk}; check the file and its permissions."
-        )
-    if fault is None:
-        fault = f"{file} cannot be read as {format_}: {_root_cause(error)}."
-    return InputError(fault, field="data")
+        return find(file)
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror or error}; check its permissions."
+
+
+def as_input_error(file: Path, format_: str, fault: str | None, error: BaseException) -> InputError:
+    """The error for a file that could not be read: its fault, else the words of the reader."""
+    words = f"{file} cannot be read as {format_}: {root_cause(error)}; correct it."
+    return InputError(fault or words, field="data")
+
+
+def root_cause(error: BaseException) -> str:
+    """The words of the first error in a chain, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def find_json_fault(file: Path) -> str | None:
@@ -127,9 +134,3 @@ def _find_csv_fault(file: Path) -> str | None:
 def _kind(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""The one reader of data files, for the description and for the trainer. Reads disk, writes a cache.
+"""The one reader of data files, for description and trainer. Reads disk, writes a cache.
 
 The `datasets` library does the reading (its Arrow cache lies under `advisor.home.cache_dir()`);
 where it fails, `advisor.row_faults` looks for the line at fault.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from advisor import demo, row_faults
 from advisor.errors import InputError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Format = Literal["jsonl", "json", "csv", "txt"]
 
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".txt": "txt"}
-_TXT_COLUMN = "text"
 _SPLIT_SEED = 42
 _MAX_SPLIT_ROWS = 2000
 
@@ -69,17 +68,17 @@ def load_rows(
     """
     file = demo.resolve(str(path), "data")
     format_ = _format_of(file, "data")
-    whole = _read(file, format_, text_column, task)
+    whole, notes = _read(file, format_, text_column, task)
     column = _find_text_column(whole, file, text_column, task)
     rows, num_dropped = _with_text(whole, file, format_, column)
-    notes = _dropped_note(num_dropped, len(whole), file, column)
+    notes += _dropped_note(num_dropped, len(whole), file, column)
     if validation_path is not None:
         other = Path(validation_path).expanduser()
         other_format = _format_of(other, "validation")
-        whole_other = _read(other, other_format, column, task)
+        whole_other, other_notes = _read(other, other_format, column, task)
         _require_column(whole_other, other, column)
         evaluation, num_dropped_other = _with_text(whole_other, other, other_format, column)
-        notes += _dropped_note(num_dropped_other, len(whole_other), other, column)
+        notes += other_notes + _dropped_note(num_dropped_other, len(whole_other), other, column)
         return Rows(
             train=rows,
             evaluation=evaluation,
@@ -133,8 +132,7 @@ def _format_of(file: Path, field: str) -> Format:
         if format_ == "json" and not _is_json(start):
             fault = row_faults.find_json_fault(file)
             raise InputError(
-                fault
-                or f"{file} holds one JSON object; save the rows as an array or as JSON Lines.",
+                fault or f"{file} holds one JSON object; save the rows as an array or JSON Lines.",
                 field=field,
             )
         return "jsonl"
@@ -149,31 +147,88 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _read(file: Path, format_: Format, text_column: str | None, task: str) -> "datasets.Dataset":
-    """The file as it is, all columns."""
-    import datasets
+def _read(
+    file: Path, format_: Format, text_column: str | None, task: str
+) -> tuple["datasets.Dataset", tuple[str, ...]]:
+    """All columns of the file; the text column alone where others change their type on the way."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
 
-    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    names = (text_column,) if text_column else find_task(task).text_columns
+    failures = (DatasetsError, pa.ArrowException, OSError, TypeError, ValueError)
     try:
         with _quiet():
-            if format_ == "txt":
-                # the BOM some editors write is no text
-                return datasets.Dataset.from_text(str(file), encoding="utf-8-sig", **options)
-            if format_ == "csv":
-                names = (text_column,) if text_column else find_task(task).text_columns
-                options |= {
-                    # "NA" and "None" are words; 007 in the text column is a text
-                    "keep_default_na": False,
-                    "na_values": [""],
-                    "converters": {n: str for n in _csv_header(file) if n in names},
-                }
-                return datasets.Dataset.from_csv(str(file), **options)
-            # rows that look like the logs of a coding agent would be rewritten otherwise
-            return datasets.Dataset.from_json(str(file), parse_agent_traces=False, **options)
-    except (DatasetsError, pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise row_faults.explain(file, format_, error) from error
+            return _read_all_columns(file, format_, names), ()
+    except failures as error:
+        fault = row_faults.find_fault(file, format_)
+        column = None if fault else _first_column(file, format_, names)
+        if column is None:
+            raise row_faults.as_input_error(file, format_, fault, error) from error
+        cause = row_faults.root_cause(error)
+    try:
+        with _quiet():
+            texts = _read_one_column(file, format_, column)
+    except failures as error:
+        raise row_faults.as_input_error(file, format_, None, error) from error
+    return texts, (f"Only column {column!r} of {file.name} is read; all of them failed: {cause}.",)
+
+
+def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "datasets.Dataset":
+    import datasets
+
+    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    if format_ == "txt":
+        # the BOM some editors write is no text
+        return datasets.Dataset.from_text(str(file), encoding="utf-8-sig", **options)
+    if format_ == "csv":
+        # "NA" and "None" are words, and 007 in a text column is a text
+        options |= {"keep_default_na": False, "na_values": [""]}
+        options["converters"] = {n: str for n in _csv_header(file) if n in names}
+        return datasets.Dataset.from_csv(str(file), **options)
+    # rows that look like the logs of a coding agent would be rewritten otherwise
+    return datasets.Dataset.from_json(str(file), parse_agent_traces=False, **options)
+
+
+def _first_column(file: Path, format_: Format, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that the file has, by its header or first object."""
+    if format_ == "csv":
+        there = _csv_header(file)
+    elif format_ == "jsonl":
+        there = next(_json_lines(file), {})
+    else:
+        there = ()
+    return next((name for name in names if name in there), None)
+
+
+def _read_one_column(file: Path, format_: Format, column: str) -> "datasets.Dataset":
+    import datasets
+
+    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    if format_ == "csv":
+        return datasets.Dataset.from_csv(
+            str(file), usecols=[column], converters={column: str}, **options
+        )
+    dataset = datasets.Dataset.from_generator(
+        _column_of,
+        features=datasets.Features({column: datasets.Value("string")}),
+        # the time makes a changed file another entry of the cache
+        gen_kwargs={"file": file, "column": column, "modified": file.stat().st_mtime_ns},
+        **options,
+    )
+    return cast("datasets.Dataset", dataset)
+
+
+def _column_of(file: Path, column: str, modified: int) -> Iterator[dict[str, str | None]]:  # noqa: ARG001
+    for row in _json_lines(file):
+        value = row.get(column)
+        yield {column: value if isinstance(value, str) else None}
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8-sig") as stream:
+        for line in stream:
+            if line.strip():
+                yield json.loads(line)
 
 
 @contextlib.contextmanager
@@ -259,31 +314,39 @@ def _with_text(
 ) -> tuple["datasets.Dataset", int]:
     """The rows whose `column` is a text that is not blank, and how many there were besides."""
     import datasets
-    import numpy as np
     import pyarrow as pa
 
     try:
         keep = _text_mask(dataset, column)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise row_faults.explain(file, format_, error) from error
+        fault = row_faults.find_fault(file, format_)
+        raise row_faults.as_input_error(file, format_, fault, error) from error
     num_dropped = int((~keep).sum())
     if num_dropped == len(dataset):
         raise InputError(
-            f"{file} holds no row with text in column {column!r}; choose another text_column or file.",
+            f"{file} holds no row with text in column {column!r}; "
+            "choose another text_column or another file.",
             field="text_column",
         )
     if num_dropped:
-        dataset = dataset.select(np.flatnonzero(keep))
+        dataset = _select(dataset, keep)
     if isinstance(dataset.features[column], datasets.Json):
         features = dataset.features.copy()
         features[column] = datasets.Value("string")
         with _quiet():
-            dataset = dataset.map(_identity, features=features, load_from_cache_file=False)
+            texts = dataset.map(_plain_text, fn_kwargs={"column": column}, features=features)
+        dataset = cast("datasets.Dataset", texts)
     return dataset, num_dropped
 
 
-def _identity(row: dict[str, Any]) -> dict[str, Any]:
-    return row
+def _select(dataset: "datasets.Dataset", mask: "np.ndarray") -> "datasets.Dataset":
+    import numpy as np
+
+    return cast("datasets.Dataset", dataset.select(np.flatnonzero(mask)))
+
+
+def _plain_text(row: dict[str, Any], column: str) -> dict[str, str]:
+    return {column: row[column]}
 
 
 def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
@@ -296,8 +359,9 @@ def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
     masks = [np.zeros(0, dtype=bool)]
     for chunk in dataset.data.column(column).chunks:
         chunk.validate(full=True)  # pyarrow's JSON reader takes bytes that are not UTF-8
-        num_bytes = pc.binary_length(pc.utf8_trim_whitespace(chunk))
-        masks.append(pc.fill_null(pc.greater(num_bytes, 0), False).to_numpy(zero_copy_only=False))
+        trimmed = pc.call_function("utf8_trim_whitespace", [chunk])
+        num_bytes = pc.call_function("binary_length", [trimmed])
+        masks.append(pc.fill_null(num_bytes, 0).to_numpy(zero_copy_only=False) > 0)
     return np.concatenate(masks)
 
 
@@ -306,8 +370,8 @@ def _dropped_note(num_dropped: int, num_rows: int, file: Path, column: str) -> t
         return ()
     verb = "is" if num_dropped == 1 else "are"
     return (
-        f"{num_dropped:,} of {num_rows:,} rows of {file.name} {verb} left out: column {column!r} is "
-        "empty, null or not text.",
+        f"{num_dropped:,} of {num_rows:,} rows of {file.name} {verb} left out: "
+        f"column {column!r} is empty, null or not text.",
     )
 
 
@@ -324,11 +388,12 @@ def _split(
         )
     if len(rows) < 2:
         raise InputError(
-            f"{file} holds one row with text; give at least 2, one to train on and one to evaluate.",
+            f"{file} holds one row with text; give at least 2, to train and to evaluate on, "
+            "or a validation file.",
             field="data",
         )
     num_held_out = min(max(round(len(rows) * percentage / 100), 1), _MAX_SPLIT_ROWS, len(rows) - 1)
     chosen = np.random.default_rng(_SPLIT_SEED).choice(len(rows), num_held_out, replace=False)
     held_out = np.zeros(len(rows), dtype=bool)
     held_out[chosen] = True
-    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+    return _select(rows, ~held_out), _select(rows, held_out)

@@ -1,0 +1,1 @@
+"""The dashboard: Streamlit only; the work is done in advisor and trainer."""

@@ -1,7 +1,8 @@
-"""Starts the dashboard: binds 127.0.0.1, starts Streamlit's server in this process, blocks until it ends.
+"""Starts the dashboard: binds 127.0.0.1, runs Streamlit's server in this process until it ends.
 
-The settings come from `app/.streamlit/config.toml`, the one place they are written; they are handed to
-Streamlit as overrides, so neither the working directory nor a file in the home directory weakens them.
+The settings come from `app/.streamlit/config.toml`, the one place they are written. They are handed
+to Streamlit as overrides, so that neither the working directory nor a file in the home directory
+weakens them.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import webbrowser
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import streamlit as st
 
 APP_DIR = Path(__file__).resolve().parent
 ADDRESS = "127.0.0.1"
@@ -34,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem:
         print(problem, file=sys.stderr)
         return 2
-
-    import streamlit as st
 
     @contextlib.asynccontextmanager
     async def announce(_app: st.App) -> AsyncIterator[None]:

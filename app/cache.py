@@ -1,7 +1,7 @@
 """What all sessions share: one Advisor, and the one thread that talks to it.
 
-The advisor runs in its own thread so that a page can show progress while it waits, and can be left (a newer
-question, a closed tab) without breaking a conversation with the worker process.
+The advisor runs in its own thread so that a page can show progress while it waits, and can be left
+(a newer question, a closed tab) without breaking a conversation with the worker process.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import streamlit as st
+from advisor.recommend import Advisor, Question
 
 from advisor.hardware.machine import Machine
 from advisor.plan import TrainingPlan
-from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
 
 T = TypeVar("T")
@@ -49,18 +49,13 @@ def recommend(question: Question, show: Callable[[Progress | None], None]) -> Re
 
 
 def sweep(question: Question, plan: TrainingPlan) -> tuple[Any, ...]:
-    """Memory and speed of the plan at other batch sizes and lengths (advisor.recommend.SweepCell)."""
+    """Memory and speed of the plan at other batch sizes and lengths: SweepCell records."""
     return _wait(_thread().submit(advisor().sweep, question, plan), lambda: None)
 
 
 def machine(name: str | None = None, *, refresh: bool = False) -> Machine:
     """The machine `name`, or this one; `refresh` probes it again."""
     return _wait(_thread().submit(advisor().machine, name, refresh=refresh), lambda: None)
-
-
-def capacity(name: str | None) -> dict[str, int | None] | None:
-    """Method -> parameters of the largest model the machine trains; None while that is not answered."""
-    return None
 
 
 def _wait(future: "Future[T]", on_tick: Callable[[], None]) -> T:

@@ -1,9 +1,4 @@
-"""Figures of Plan: records in, plotly figure out. Pure; the frame they share with Run's is here too.
-
-Colours are slots, not colours. Streamlit's front end replaces "#000001" to "#000010" in any figure by the
-theme's chartCategoricalColors, "#000011" to "#000020" by the sequential list, "#000038" by the page's
-background and "#000039" by a 5 % ink, so a figure knows no mode. A browser test compares a fill in both.
-"""
+"""Figures of Plan: records in, plotly figure out. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +9,21 @@ from plotly.subplots import make_subplots
 from advisor import units
 from advisor.locale import format_duration
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
-from app.texts import half_width, t
-
-INK, ADVISOR, BLUE, AMBER = "#000001", "#000002", "#000004", "#000006"
-BRICK, QUIET, PALE = "#000007", "#000009", "#000010"
-PAPER, GRID = "#000038", "#000039"
-SEQUENTIAL = [f"#0000{11 + i}" for i in range(10)]
-FILL = dict(
-    zip(
-        CATEGORIES,
-        (QUIET, "#000003", BLUE, "#000005", AMBER, BRICK, "#000008", PALE),
-        strict=True,
-    )
+from app.frames import (
+    ADVISOR,
+    BRICK,
+    FILL,
+    INK,
+    ON_FILL,
+    PALE,
+    PAPER,
+    QUIET,
+    SEQUENTIAL,
+    TEXT_SIZE,
+    frame,
+    note,
 )
-DARK_TEXT, LIGHT_TEXT = "#1C2024", "#FFFFFF"
-ON_FILL = {
-    name: DARK_TEXT if name in ("optimizer", "gradients", "activations", "fragmentation") else LIGHT_TEXT
-    for name in CATEGORIES
-}
-TEXT_SIZE = 11
+from app.texts import half_width, t
 
 
 def memory_bar(memory: MemoryEstimate, total_bytes: int | None, lang: str) -> go.Figure:
@@ -83,7 +74,7 @@ def _free_line(
         return
     text = t("chart.free", lang, free=free * units.GIB)
     if free > span:
-        note(fig, span, -0.36, f"{text} →", yanchor="top", xanchor="right")
+        note(fig, span, -0.36, f"{text} \u2192", yanchor="top", xanchor="right")
         return
     box = {"type": "rect", "y0": -0.33, "y1": 0.33}
     fig.add_shape(**box, x0=0, x1=total, line={"color": QUIET, "width": 1}, layer="above")
@@ -93,9 +84,16 @@ def _free_line(
         )
     if peak > free:
         fig.add_shape(
-            **box, x0=free, x1=peak, line={"color": BRICK, "width": 2}, fillcolor=PAPER, opacity=0.55
+            **box,
+            x0=free,
+            x1=peak,
+            line={"color": BRICK, "width": 2},
+            fillcolor=PAPER,
+            opacity=0.55,
         )
-    fig.add_shape(type="line", x0=free, x1=free, y0=-0.42, y1=0.46, line={"color": INK, "width": 1.5})
+    fig.add_shape(
+        type="line", x0=free, x1=free, y0=-0.42, y1=0.46, line={"color": INK, "width": 1.5}
+    )
     above = peak > free
     note(
         fig,
@@ -146,7 +144,7 @@ def step_timeline(
     Args:
         timeline: the series, bytes.
         memory: the estimate they belong to: what the process holds, what is free.
-        step_seconds: length of the step where the axis may carry seconds; None shows shares of the step.
+        step_seconds: length of the step where the axis may carry it; None shows shares.
         lang: language of the names.
     """
     scale, suffix = (100.0, " %") if step_seconds is None else (step_seconds, " s")
@@ -160,7 +158,7 @@ def step_timeline(
     at = max(range(len(total)), key=total.__getitem__)
     held = None if memory.process_bytes is None else memory.process_bytes / units.GIB
     free = None if memory.capacity_bytes is None else memory.capacity_bytes / units.GIB
-    highest = max(max(total), held or 0)
+    highest = max(*total, held or 0)
     shows_free = free is not None and free < 2.2 * highest
     top = 1.1 * max(highest, free if shows_free and free is not None else 0)
     fig = go.Figure()
@@ -204,16 +202,14 @@ def step_timeline(
         fig.add_shape(type="line", x0=x, x1=x, y0=-0.086 * top, y1=0, line=line)
     frame(fig, 276)
     fig.update_yaxes(range=[-0.094 * top, top], nticks=6, fixedrange=True)
-    fig.update_xaxes(
-        ticksuffix=suffix, range=[0, end], nticks=5, showline=False, fixedrange=True
-    )
+    fig.update_xaxes(ticksuffix=suffix, range=[0, end], nticks=5, showline=False, fixedrange=True)
     return fig
 
 
 def _name_areas(
     fig: go.Figure, xs: list[float], series: dict[str, list[float]], at: int, top: float, lang: str
 ) -> None:
-    """Write each area's name where it has room: what stays at the left edge, what passes at the peak."""
+    """Write each area's name where it has room: what stays at the left, the rest at the peak."""
     base = {"left": 0.0, "peak": 0.0}
     for name, values in series.items():
         stays = name in ("context", "weights", "optimizer", "gradients")
@@ -245,10 +241,10 @@ def _extent(values: list[float], at: int, least: float) -> tuple[int, int]:
 
 
 def batch_length_map(cells: Sequence[Any], batch: int, length: int, lang: str) -> go.Figure:
-    """Peak memory by micro-batch and length; stronger colour is more tokens a second; the line is the edge.
+    """Peak memory by micro-batch and length; stronger colour is faster; the line is the edge.
 
     Args:
-        cells: advisor.recommend.SweepCell records (batch, length, process_bytes, verdict, tokens_per_second).
+        cells: advisor.recommend.SweepCell records.
         batch: micro-batch of the plan, outlined.
         length: its longest row in tokens, outlined with it where the grid holds it.
         lang: language of the axis names.
@@ -340,7 +336,7 @@ def _edge(fig: go.Figure, columns: list[list[bool]]) -> None:
 def alternatives(
     rows: Sequence[tuple[str, float | None, int | None]], free_bytes: int | None, lang: str
 ) -> go.Figure:
-    """Two aligned lanes, time and peak. `rows`: (name, seconds, bytes), the recommended one first."""
+    """Two aligned lanes, time and peak; `rows` are (name, seconds, bytes), the best first."""
     fig = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05, column_widths=[0.5, 0.5]
     )
@@ -372,14 +368,27 @@ def alternatives(
             col=column,
         )
     for name, peak in zip(names, peaks, strict=True):
-        text = f"{units.format_gib(peak * units.GIB)} GiB" if peak is not None else t("unknown", lang)
+        text = (
+            f"{units.format_gib(peak * units.GIB)} GiB" if peak is not None else t("unknown", lang)
+        )
         note(fig, limit, name, text, INK, xref="x2", yref="y2", xanchor="left", xshift=8)
     if shows_free:
         fig.add_vline(x=free, line={"color": INK, "width": 1, "dash": "dash"}, row=1, col=2)
         text = t("chart.free", lang, free=free_bytes)
         note(fig, limit, 1.0, text, xref="x2", yref="paper", yanchor="bottom", xanchor="right")
-    note(fig, 0, 1.0, t("chart.time", lang), xref="x", yref="paper", yanchor="bottom", xanchor="left")
-    note(fig, 0, 1.0, t("chart.peak.lane", lang), xref="x2", yref="paper", yanchor="bottom", xanchor="left")
+    note(
+        fig, 0, 1.0, t("chart.time", lang), xref="x", yref="paper", yanchor="bottom", xanchor="left"
+    )
+    note(
+        fig,
+        0,
+        1.0,
+        t("chart.peak.lane", lang),
+        xref="x2",
+        yref="paper",
+        yanchor="bottom",
+        xanchor="left",
+    )
     frame(fig, 30 * len(rows) + 30)
     fig.update_layout(hovermode="closest", margin={"l": 4, "t": 22, "b": 4, "r": 70})
     longest = max((s for s in seconds if s is not None), default=1.0)
@@ -387,52 +396,10 @@ def alternatives(
     fig.update_xaxes(range=[0, limit], row=1, col=2)
     fig.update_xaxes(range=[0, 2.1 * longest], row=1, col=1)
     fig.update_yaxes(
-        showgrid=False, automargin=True, tickfont={"color": INK, "size": 12}, nticks=None, fixedrange=True
-    )
-    return fig
-
-
-def fade(fig: go.Figure) -> go.Figure:
-    """The same figure, pale: it shows the plan before a change that could not be answered."""
-    fig.update_traces(opacity=0.35)
-    for trace in fig.data:
-        if getattr(trace, "stackgroup", None):
-            trace.fillcolor = PALE
-    return fig
-
-
-def frame(fig: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """The frame all figures share: no legend, hairline grid, grey text."""
-    fig.update_layout(
-        height=height,
-        margin={"l": 44, "r": 12, "t": 8, "b": 32},
-        showlegend=False,
-        hovermode="x unified",
-        hoverlabel={"namelength": -1},
-        **layout,
-    )
-    font = {"color": QUIET, "size": TEXT_SIZE}
-    fig.update_xaxes(
         showgrid=False,
-        zeroline=False,
-        ticks="outside",
-        ticklen=3,
-        tickcolor=PALE,
-        linecolor=PALE,
-        showline=True,
-        title_standoff=4,
-        tickfont=font,
-        title_font=font,
-    )
-    fig.update_yaxes(
-        gridcolor=GRID, gridwidth=1, zeroline=False, nticks=5, tickfont=font, title_font=font
+        automargin=True,
+        tickfont={"color": INK, "size": 12},
+        nticks=None,
+        fixedrange=True,
     )
     return fig
-
-
-def note(fig: go.Figure, x: Any, y: Any, text: str, color: str = QUIET, **kw: Any) -> None:
-    font = {"size": TEXT_SIZE, "color": color}
-    fig.add_annotation(**{"x": x, "y": y, "text": text, "showarrow": False, "font": font, **kw})
-
-
-

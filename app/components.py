@@ -25,7 +25,6 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
     "does_not_fit": ("red", ":material/block:"),
     "unknown": ("gray", ":material/help:"),
 }
-LANGUAGE_NAMES = {"en": "English", "zh": "简体中文"}
 
 
 def headline(sentence: str, caption: str) -> None:
@@ -63,7 +62,7 @@ def verdict(kind: Verdict, text: str, detail: str) -> None:
     """Icon, word and sentence; the detail stands under it."""
     color, icon = VERDICTS[kind]
     word = t(f"verdict.{kind}", state.language())
-    # A width in pixels, so that on a phone the actions wrap below instead of squeezing the sentence.
+    # A width in pixels: on a phone the actions wrap below instead of squeezing the sentence.
     with st.container(width=720, gap="xxsmall"):
         st.markdown(f"## :{color}[{icon} {word}] {text}", anchors=False)
         st.caption(detail)
@@ -76,7 +75,7 @@ def heading(title: str, note: str = "", help: str | None = None, level: int = 3)
 
 
 def figure(fig: go.Figure, key: str, alt: str, revision: str = "") -> None:
-    """A chart. The mode is part of the key, so that a change of mode draws it anew in its own colours.
+    """A chart; the mode is part of its key, so that a change of mode draws it in its colours.
 
     Args:
         fig: the figure.
@@ -97,7 +96,7 @@ def footer() -> None:
         chosen = st.menu_button(
             t("footer.language", lang),
             list(LANGUAGES),
-            format_func=LANGUAGE_NAMES.__getitem__,
+            format_func=lambda name: t("language.name", name),
             icon=":material/translate:",
             type="tertiary",
             key="language_menu",

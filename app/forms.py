@@ -1,4 +1,4 @@
-"""Field specs of the values on Plan: in which order they stand, how they read, how they are edited. No Streamlit."""
+"""Field specs of the values on Plan: their order, how they read and are edited. Pure."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from advisor import units
 from advisor.locale import catalogue
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Advice
-from app.texts import PACKAGE, t
+from app.texts import PACKAGE, TIMES, t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,13 @@ FIELDS: dict[str, Field] = {
         ),
         Field(name="optim", widget="choice", main=True, options=_OPTIMIZERS),
         _number(
-            "learning_rate", main=True, minimum=1e-8, maximum=1.0, step=1e-5, format="%.1e", style="rate"
+            "learning_rate",
+            main=True,
+            minimum=1e-8,
+            maximum=1.0,
+            step=1e-5,
+            format="%.1e",
+            style="rate",
         ),
         Field(name="lr_scheduler_type", widget="choice", main=True, options=_SCHEDULES),
         _number("warmup_steps", main=True, step=0.01, format="%g", style="share_or_count"),
@@ -123,7 +129,7 @@ def format_value(name: str, value: Any, lang: str, plan: TrainingPlan | None = N
         name: the field.
         value: its value.
         lang: en or zh.
-        plan: for the micro-batch, which reads "2 × 32" with its accumulation.
+        plan: for the micro-batch, which reads as a product with its accumulation.
     """
     key = f"value.{name}.{value}"
     if isinstance(value, str) and key in catalogue(PACKAGE, lang):
@@ -134,7 +140,7 @@ def format_value(name: str, value: Any, lang: str, plan: TrainingPlan | None = N
         return t("value.on" if value else "value.off", lang)
     if name == "per_device_train_batch_size" and plan is not None:
         parts = [value, plan.gradient_accumulation_steps]
-        return " × ".join(str(p) for p in (*parts, *((plan.devices,) if plan.devices > 1 else ())))
+        return TIMES.join(str(p) for p in (*parts, *((plan.devices,) if plan.devices > 1 else ())))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):

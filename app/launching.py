@@ -1,4 +1,4 @@
-"""Starts, stops and resumes training runs, from button callbacks only, and the dialogs that ask first."""
+"""Starts, stops and resumes training runs, from button callbacks only; asks first in a dialog."""
 
 import re
 import shlex
@@ -14,6 +14,9 @@ from app import state, texts
 from app.components import may_launch
 from app.texts import t
 from trainer import launch, runs
+
+PLAN_PAGE, RUN_PAGE = "views/plan.py", "views/run.py"
+"""As Streamlit names pages: relative to the entry script."""
 
 
 def start_dialog(recommendation: Recommendation) -> None:
@@ -39,11 +42,15 @@ def _start_body(recommendation: Recommendation) -> None:
             steps=time.num_steps if time else None,
         )
     )
-    busy = [status for status in runs.list_runs() if status.state in BUSY]
+    busy = [status for status in runs.list_runs() if status.state in runs.ACTIVE]
     if busy:
-        names = texts.listing((status.run_dir.name for status in busy), lang)
+        names = texts.listing((status.name for status in busy), lang)
         st.markdown(f":orange[:material/error: {t('start.busy', lang, names=texts.escape(names))}]")
-    st.code(shlex.join(launch.command(runs_dir() / f"…-{run_slug(recommendation)}")), "bash", wrap_lines=True)
+    st.code(
+        shlex.join(launch.command(runs_dir() / f"UTC-TIME-{run_slug(recommendation)}")),
+        "bash",
+        wrap_lines=True,
+    )
     st.caption(f":green[:material/lock:] {texts.contract(recommendation, lang)}")
     with st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(t("start.not_yet", lang)):
@@ -55,9 +62,6 @@ def _start_body(recommendation: Recommendation) -> None:
             on_click=start_run,
             args=(recommendation,),
         )
-
-
-BUSY = ("starting", "running", "stopping")
 
 
 def run_slug(recommendation: Recommendation) -> str:
@@ -87,10 +91,7 @@ def start_run(recommendation: Recommendation) -> None:
         state.leave_notice(str(error))
         return
     state.select_run(run_dir.name)
-    st.switch_page(VIEWS / "run.py", query_params={"run": run_dir.name})
-
-
-VIEWS = Path(__file__).resolve().parent / "views"
+    st.switch_page(RUN_PAGE, query_params={"run": run_dir.name})
 
 
 def stop_dialog(run_dir: Path, step: int | None) -> None:

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from advisor import units
 from advisor.memory import CATEGORIES, MemoryEstimate
-from app.charts import ADVISOR, BLUE, BRICK, FILL, INK, PAPER, frame, note
+from app.frames import ADVISOR, BLUE, BRICK, FILL, INK, PAPER, frame, note
 from app.run_data import Series, smooth, thin
 from app.texts import t
 
@@ -59,7 +59,9 @@ def line(
         _diamonds(fig, evals, fmt, lang)
     if mean[0] and not math.isnan(mean[1][-1]):
         dot = {"size": 6, "color": INK}
-        fig.add_scatter(x=[mean[0][-1]], y=[mean[1][-1]], mode="markers", marker=dot, hoverinfo="skip")
+        fig.add_scatter(
+            x=[mean[0][-1]], y=[mean[1][-1]], mode="markers", marker=dot, hoverinfo="skip"
+        )
     _mark_bad(fig, series, lang)
     frame(fig, HEIGHT)
     fig.update_layout(margin={"l": 44, "r": 8, "t": 6, "b": 24})

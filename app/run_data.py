@@ -1,4 +1,4 @@
-"""What the events of a run say, as series: read from an offset, kept up to date. Reads files; knows no Streamlit."""
+"""What the events of a run say, as series. Reads events.jsonl from an offset; no Streamlit."""
 
 import math
 import threading
@@ -13,8 +13,6 @@ from advisor.plan import TrainingPlan
 
 LOG_SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
 MEMORY_SERIES = ("process_bytes", "reserved_bytes", "allocated_bytes")
-SMOOTH_SPAN = 20
-"""Span of the exponential mean over logged values; said in the chart's help."""
 
 
 @dataclass
@@ -40,6 +38,10 @@ class Series:
     def last(self) -> float | None:
         """The latest finite value."""
         return next((v for v in reversed(self.values) if not math.isnan(v)), None)
+
+    def finite(self) -> list[float]:
+        """The values that are numbers."""
+        return [v for v in self.values if not math.isnan(v)]
 
     def bad_steps(self) -> list[int]:
         """Steps at which the value was not finite."""
@@ -133,8 +135,14 @@ class RunData:
         return (self.last_time - time) / (self.step - step) if self.step > step else None
 
 
-def smooth(values: list[float], span: int = SMOOTH_SPAN) -> list[float]:
+def smoothing_span(num_values: int) -> int:
+    """Span of the mean over logged values: a tenth of them, so that short runs do not lag."""
+    return min(max(num_values // 10, 3), 40)
+
+
+def smooth(values: list[float]) -> list[float]:
     """Exponential mean with weights that sum to 1 from the first value on; a gap stays a gap."""
+    span = smoothing_span(len(values))
     alpha = 2 / (span + 1)
     total = weight = 0.0
     out = []
@@ -148,9 +156,7 @@ def smooth(values: list[float], span: int = SMOOTH_SPAN) -> list[float]:
     return out
 
 
-def thin(
-    steps: list[int], values: list[float], limit: int = 2000
-) -> tuple[list[int], list[float]]:
+def thin(steps: list[int], values: list[float], limit: int = 2000) -> tuple[list[int], list[float]]:
     """At most `limit` points: the least and the greatest of each bucket, so that a spike survives.
 
     A bucket that holds a NaN keeps one, so that the gap survives too.

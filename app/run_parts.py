@@ -1,4 +1,4 @@
-"""The sections of Run, drawn with Streamlit; each is rebuilt from the run's directory at each look."""
+"""The sections of Run; each is rebuilt from the run's directory at each look."""
 
 import math
 import time
@@ -11,16 +11,18 @@ import streamlit as st
 from advisor.units import format_learning_rate
 from app import live_charts, run_texts, state
 from app.components import badge, figure, heading
-from app.run_data import MEMORY_SERIES, SMOOTH_SPAN, planned_rate, smooth
+from app.run_data import MEMORY_SERIES, planned_rate, smooth, smoothing_span
 from app.run_texts import Run
 from app.texts import escape, t
+from trainer import record
+from trainer.runs import State
 
 Color = Literal["green", "gray", "orange", "red"]
-STATES: dict[str, tuple[Color, str]] = {
+STATES: dict[State, tuple[Color, str]] = {
     "starting": ("gray", ":material/hourglass_top:"),
     "running": ("green", ":material/play_circle:"),
     "stopping": ("orange", ":material/stop_circle:"),
-    "succeeded": ("green", ":material/check_circle:"),
+    "finished": ("green", ":material/check_circle:"),
     "stopped": ("gray", ":material/pause_circle:"),
     "failed": ("red", ":material/error:"),
     "lost": ("orange", ":material/help:"),
@@ -48,7 +50,7 @@ def progress(run: Run) -> None:
 def cause(run: Run) -> None:
     """Why a run failed: the first thing to read on its page."""
     lang = state.language()
-    sentence = run.cause or t("run.cause.unknown", lang)
+    sentence = run.status.error or t("run.cause.unknown", lang)
     with st.container(border=True, gap="xsmall"):
         st.markdown(f":red[:material/error: **{t('run.cause', lang)}**]  \n{escape(sentence)}")
 
@@ -84,7 +86,7 @@ def lanes(run: Run) -> None:
             None if mean is None else f"{mean:.3f}",
             None if last_eval is None else t("live.eval_value", lang, loss=f"{last_eval:.3f}"),
             lambda: live_charts.line(loss, total, lang, smoothed=True, evals=run.data.evals),
-            help_text=t("live.loss.help", lang, span=SMOOTH_SPAN),
+            help_text=t("live.loss.help", lang, span=smoothing_span(len(loss.steps))),
         )
     planned = planned_rate(plan, rows.num_rows) if plan and rows else None
     rate = series["learning_rate"]
@@ -201,9 +203,10 @@ def log(run: Run) -> None:
     lang = state.language()
     with st.container(border=True, gap="xxsmall"):
         heading(t("run.log", lang), level=5)
-        tail = run_texts.log_tail(run.directory / "output.log")
+        tail = run_texts.log_tail(run.status.run_dir / record.OUTPUT)
         if tail:
-            st.code(tail, language=None, height=262, wrap_lines=True)
+            with st.container(height=262, border=False, autoscroll=True):
+                st.code(tail, language=None, wrap_lines=True)
         else:
             st.caption(t("run.log.none", lang))
 

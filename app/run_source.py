@@ -1,4 +1,4 @@
-"""Runs as the pages need them, rebuilt from their directories; event readers are shared by all sessions."""
+"""Runs as the pages need them, rebuilt from their directories; sessions share the event readers."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ from advisor.errors import InputError
 from advisor.home import runs_dir
 from advisor.recommendation import Recommendation
 from app.run_data import RunData
-from app.run_texts import ACTIVE, Run
+from app.run_texts import Run
 from trainer import runs
-from trainer.runs import RunStatus
+from trainer.runs import ACTIVE, RunStatus
 
 
 def find(name: str) -> Run | None:
-    """The run called `name`; None when there is no such directory. Names with a path in them are none."""
+    """The run called `name`; None where there is none. A name with a path in it is no name."""
     directory = runs_dir() / name
     if Path(name).name != name or not directory.is_dir():
         return None
@@ -24,8 +24,7 @@ def find(name: str) -> Run | None:
 
 def listed() -> list[Run]:
     """All runs, the latest first."""
-    found = (_run(status) for status in runs.list_runs())
-    return sorted(found, key=lambda run: run.name, reverse=True)
+    return [_run(status) for status in runs.list_runs()]
 
 
 def current(names: list[Run]) -> Run | None:
@@ -34,15 +33,9 @@ def current(names: list[Run]) -> Run | None:
 
 
 def _run(status: RunStatus) -> Run:
-    directory = Path(status.run_dir)
-    return Run(
-        directory=directory,
-        state=status.state,
-        cause=status.cause,
-        pid=status.pid,
-        recommendation=_plan(directory),
-        data=_reader(str(directory)).update(),
-    )
+    directory = status.run_dir
+    data = _reader(str(directory)).update()
+    return Run(status=status, recommendation=_plan(directory), data=data)
 
 
 @st.cache_resource(max_entries=64)
@@ -59,8 +52,8 @@ def _plan(directory: Path) -> Recommendation | None:
 
 
 @st.cache_resource(max_entries=64)
-def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:
-    """The plan a run was started with, as it was at `mtime_ns`; None without one, or of another version."""
+def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:  # noqa: ARG001 (the cache's key)
+    """What was predicted; None where nothing was, or another version wrote it."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return None if content is None else Recommendation.from_dict(content)

@@ -1,4 +1,4 @@
-"""What Run and Runs say about a run: one sentence by its state, built from its events and its plan. Pure."""
+"""What Run and Runs say about a run, built from its state, events and plan. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from advisor.recommendation import Recommendation
 from app.run_data import RunData
 from app.texts import DOT, device_name, t
+from trainer.runs import ACTIVE, RunStatus, State
 
-ACTIVE = frozenset({"starting", "running", "stopping"})
-RESUMABLE = frozenset({"stopped", "failed"})
+RESUMABLE = frozenset({"stopped", "failed", "lost"})
 ON_TIME_SHARE = 0.02
 """A deviation below this share of the planned time reads "as planned"."""
 LOG_BYTES = 32_768
@@ -23,36 +23,39 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Run:
     """Everything the pages know of one run; rebuilt from its directory at each look."""
 
-    directory: Path
-    state: str
-    """starting, running, stopping, succeeded, stopped, failed or lost."""
-    cause: str | None
-    """Why it failed, as a sentence."""
-    pid: int | None
+    status: RunStatus
+    """State, steps, process and error, from run.json and from whether the processes live."""
     recommendation: Recommendation | None
     """What was predicted; None for a run without a plan."""
     data: RunData
+    """What was measured."""
 
     @property
     def name(self) -> str:
         """Name of the directory: how the URL and the table call it."""
-        return self.directory.name
+        return self.status.name
+
+    @property
+    def state(self) -> State:
+        """How the run stands."""
+        return self.status.state
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return max(self.status.step or 0, self.step)
 
     def total_steps(self) -> int | None:
         """Optimizer steps the run plans to do."""
-        start = self.data.start or {}
-        for key in ("total_steps", "max_steps", "num_steps"):
-            if isinstance(start.get(key), int) and start[key] > 0:
-                return start[key]
         time = self.recommendation.time if self.recommendation else None
-        return time.num_steps if time else None
+        return self.status.num_steps or (time.num_steps if time else None)
 
     def progress(self) -> float:
         """Share of the steps done, 0..1."""
         total = self.total_steps()
-        if self.state == "succeeded":
+        if self.state == "finished":
             return 1.0
-        return min(self.data.step / total, 1.0) if total else 0.0
+        return min(self.step / total, 1.0) if total else 0.0
 
     def seconds_left(self) -> float | None:
         """At the speed measured in this session, else at the predicted one."""
@@ -61,7 +64,7 @@ class Run:
             return None
         if per_step is None and self.recommendation and self.recommendation.time:
             per_step = self.recommendation.time.step_seconds
-        return None if per_step is None else max(total - self.data.step, 0) * per_step
+        return None if per_step is None else max(total - self.step, 0) * per_step
 
     def planned_seconds(self) -> float | None:
         """Predicted time of the whole run."""
@@ -71,15 +74,15 @@ class Run:
 
 def title(run: Run, lang: str, timezone: str | None, now: float) -> str:
     """The sentence of Run: progress and deviation from the plan, or how it ended."""
-    step, total = run.data.step, run.total_steps()
+    step, total = run.step, run.total_steps()
     if run.state == "running" and step > 0 and total:
         left = run.seconds_left()
         at = None if left is None else clock(now + left, timezone)
         done = t("run.running", lang, step=step, total=total, left=left, at=at)
         spent = None if left is None else run.data.active_seconds + left
         return done + deviation(spent, run.planned_seconds(), lang)
-    if run.state == "succeeded":
-        done = t("run.succeeded", lang, steps=step, time=run.data.active_seconds)
+    if run.state == "finished":
+        done = t("run.finished", lang, steps=step, time=run.data.active_seconds)
         return done + deviation(run.data.active_seconds, run.planned_seconds(), lang)
     if run.state == "failed" and step == 0:
         return t("run.failed.early", lang)
@@ -88,7 +91,7 @@ def title(run: Run, lang: str, timezone: str | None, now: float) -> str:
 
 
 def deviation(spent: float | None, planned: float | None, lang: str) -> str:
-    """The end of the sentence: how much later or earlier than planned; a full stop where unknown."""
+    """The end of the sentence: how much later or earlier than planned, where that is known."""
     if spent is None or planned is None:
         return t("run.deviation.none", lang)
     if abs(spent - planned) < max(ON_TIME_SHARE * planned, 1.0):
@@ -102,11 +105,11 @@ def caption(run: Run, lang: str, timezone: str | None) -> str:
     parts = [run.name]
     if run.recommendation is not None:
         parts.append(device_name(run.recommendation.machine, run.recommendation.plan))
-    start = (run.data.start or {}).get("time")
-    if isinstance(start, (int, float)):
+    start = run.status.started_at
+    if start is not None:
         parts.append(t("run.started", lang, at=clock(start, timezone)))
-    if run.pid is not None and run.state in ACTIVE:
-        parts.append(t("run.process", lang, pid=str(run.pid)))
+    if run.status.pid is not None:
+        parts.append(t("run.process", lang, pid=str(run.status.pid)))
         parts.append(t("run.goes_on", lang))
     return DOT.join(parts)
 
@@ -165,7 +168,7 @@ def log_tail(path: Path, num_lines: int = 40) -> str:
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
-    # A progress bar rewrites its line with carriage returns: only what it wrote last is still there.
+    # A progress bar rewrites its line with carriage returns: what it wrote last is still there.
     lines = [_CONTROL.sub("", line).rstrip("\r").split("\r")[-1] for line in text.split("\n")]
     return "\n".join(line for line in lines[-num_lines - 1 :] if line.strip())
 

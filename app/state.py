@@ -1,7 +1,7 @@
 """Typed access to the URL and the session: the only module that knows their keys.
 
-The question and the chosen run live in the URL, so that a link opens the same page; the session keeps a
-copy, because a click on another page drops the parameters.
+The question and the chosen run live in the URL, so that a link opens the same page; the session
+keeps a copy, because a click on another page drops the parameters.
 """
 
 import json
@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
+from advisor.recommend import Question
 
 from advisor.locale import LANGUAGES
 from advisor.plan import TrainingPlan
-from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 
 _TEXT = ("model", "data", "task", "text_column", "validation", "machine")
@@ -31,7 +31,7 @@ class Answer:
 
 
 def language() -> str:
-    """en or zh: what the reader switched to, else the browser's."""
+    """En or zh: what the reader switched to, else the browser's."""
     chosen = st.query_params.get("lang") or st.session_state.get("language")
     if chosen in LANGUAGES:
         st.session_state["language"] = chosen
@@ -46,7 +46,7 @@ def set_language(lang: str) -> None:
 
 
 def mode() -> str:
-    """light or dark, as the browser shows the page now."""
+    """Light or dark, as the browser shows the page now."""
     return st.context.theme.type or "light"
 
 
@@ -69,7 +69,7 @@ def change_question(**changes: Any) -> None:
 
 
 def pin(field: str, value: Any) -> None:
-    """Hold a value. The method is a part of the question itself; steps and epochs exclude each other."""
+    """Hold a value; the method is part of the question, and steps and epochs exclude each other."""
     if field == "method":
         change_question(method=value)
         return
@@ -117,7 +117,9 @@ def forget_answer() -> None:
 
 
 def sweep(
-    asked: Question, plan: TrainingPlan, compute: Callable[[Question, TrainingPlan], tuple[Any, ...]]
+    asked: Question,
+    plan: TrainingPlan,
+    compute: Callable[[Question, TrainingPlan], tuple[Any, ...]],
 ) -> tuple[Any, ...]:
     """The map's cells for this question and plan, computed once per change."""
     kept = st.session_state.get("sweep")

@@ -1,4 +1,4 @@
-"""What the pages say: whole sentences from the catalogues of `app.locale`, built from records. Knows no Streamlit."""
+"""What the pages say: whole sentences from the catalogues of `app.locale`. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,10 @@ from advisor.recommendation import Recommendation
 from advisor.speed import TimeEstimate
 
 PACKAGE = "app.locale"
-DOT = " · "
+DOT = " \u00b7 "
+"""A middle dot between facts."""
+TIMES = " \u00d7 "
+"""A multiplication sign between counts."""
 
 
 def t(message_id: str, lang: str, **params: Any) -> str:
@@ -36,23 +39,22 @@ def upper_first(sentence: str) -> str:
 
 def full_stop(sentence: str, lang: str) -> str:
     """The sentence with its final stop."""
-    if sentence.endswith((".", "。", "!", "?", "！", "？")):
-        return sentence
-    return sentence + ("。" if lang == "zh" else ".")
+    stop = t("sentence.stop", lang)
+    return sentence if sentence.endswith((stop, ".", "?", "!")) else sentence + stop
 
 
 def machine_name(machine: Machine) -> str:
-    """The machine's name for a reader: "2 × Tesla T4"."""
-    return machine.name.replace(" x ", " × ")
+    """The machine's name for a reader, with a real multiplication sign."""
+    return machine.name.replace(" x ", TIMES)
 
 
 def device_name(machine: Machine, plan: TrainingPlan | None = None) -> str:
-    """What trains: the GPU's name, with a count where there are several, or the machine's own name."""
+    """What trains: the GPU, with a count where there are several, or the machine by its name."""
     gpu = machine.accelerator()
     if gpu is None or (plan is not None and plan.use_cpu):
         return machine_name(machine)
     count = len(machine.gpus) if plan is None else plan.devices
-    return f"{count} × {gpu.name}" if count > 1 else gpu.name
+    return f"{count}{TIMES}{gpu.name}" if count > 1 else gpu.name
 
 
 def headline(
@@ -99,7 +101,9 @@ def machine_caption(machine: Machine, lang: str) -> str:
     parts = [machine_name(machine)]
     gpu = machine.accelerator()
     if gpu is not None:
-        parts.append(t("machine.of_total", lang, free=machine.capacity_bytes(), total=gpu.total_bytes))
+        parts.append(
+            t("machine.of_total", lang, free=machine.capacity_bytes(), total=gpu.total_bytes)
+        )
         if gpu.bf16_native is not None:
             parts.append(t("machine.bf16" if gpu.bf16_native else "machine.no_bf16", lang))
     if machine.source == "probe":
@@ -254,9 +258,5 @@ def contract(recommendation: Recommendation, lang: str) -> str:
 
 def listing(items: Iterable[str], lang: str) -> str:
     """Names as a list in a sentence."""
-    names = list(items)
-    if lang == "zh":
-        return "、".join(names[:-1]) + ("和" if len(names) > 1 else "") + "".join(names[-1:])
-    if len(names) < 2:
-        return "".join(names)
-    return ", ".join(names[:-1]) + " and " + names[-1]
+    *first, last = items
+    return t("sentence.comma", lang).join(first) + (t("sentence.and", lang) if first else "") + last

@@ -1,0 +1,1 @@
+"""The real training program, and what starts and watches it."""

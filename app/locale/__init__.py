@@ -1,0 +1,1 @@
+"""Catalogues of the texts the pages say themselves: en.json and zh_CN.json."""

@@ -4,8 +4,8 @@ import streamlit as st
 
 from advisor.errors import AdvisorError, InputError
 from advisor.locale import Message, catalogue, render
-from app import cache, forms, plan_parts, state, texts
-from app.components import SOURCES, headline, heading
+from app import cache, forms, plan_inputs, plan_parts, plan_values, state, texts
+from app.components import SOURCES, heading, headline
 from app.texts import t
 
 lang = state.language()
@@ -15,7 +15,7 @@ if sentence := state.notice():
     st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
 top = st.container()
 grid = st.grid(3, min_column_width=300)
-slots = {place: grid.cell().empty() for place in plan_parts.ICONS}
+slots = {place: grid.cell().empty() for place in plan_inputs.ICONS}
 # The verdict stands above the knobs, so that a phone shows it without scrolling: reserve its place.
 answer_card = st.container(
     border=True,
@@ -41,7 +41,7 @@ if last is None or last.question != asked:
     waiting = [answer_card.empty(), left.empty(), right.empty()]
     with waiting_title.container():
         headline(t("headline.loading", lang), t("headline.loading.caption", lang))
-    plan_parts.loading_cards(slots, asked)
+    plan_inputs.loading_cards(slots, asked)
     with waiting[0].container():
         progress = st.empty()
         progress.caption(t("progress.start", lang))
@@ -58,7 +58,10 @@ if last is None or last.question != asked:
     except AdvisorError as problem:
         error = problem
     else:
-        rows = {a.field: forms.format_value(a.field, a.value, lang, recommendation.plan) for a in recommendation.advice}
+        rows = {
+            a.field: forms.format_value(a.field, a.value, lang, recommendation.plan)
+            for a in recommendation.advice
+        }
         last = state.Answer(question=asked, recommendation=recommendation)
         state.keep_answer(last, rows)
     for slot in (waiting_title, *waiting):
@@ -69,15 +72,15 @@ shown = last.recommendation if last is not None else None
 with top:
     if error is None and shown is not None:
         headline(
-            texts.headline(shown, lang, cache.capacity(asked.machine)),
+            texts.headline(shown, lang),
             texts.escape(texts.machine_caption(shown.machine, lang)),
         )
     else:
         headline(t("headline.problem", lang), t("headline.problem.caption", lang))
 input_error = error if isinstance(error, InputError) else None
-plan_parts.input_cards(slots, asked, shown, input_error)
+plan_inputs.input_cards(slots, asked, shown, input_error)
 with answer_card:
-    if error is not None and (input_error is None or plan_parts.problem_card(input_error) is None):
+    if error is not None and (input_error is None or plan_inputs.problem_card(input_error) is None):
         plan_parts.problem_in_values(asked, error)
     elif error is not None:
         st.markdown(f":red[:material/error: {t('problem.card', lang)}]")
@@ -95,11 +98,16 @@ if shown is not None:
     if main:
         with left:
             heading(t("values.title", lang), help=t("values.help", lang))
-            plan_parts.values(main, shown, asked, live=live)
+            plan_values.values(main, shown, asked, live=live)
             legend = (f"{icon} {t(f'source.{name}', lang)}" for name, icon in SOURCES.items())
-            st.caption("  ·  ".join(legend))
+            st.caption(texts.DOT.join(legend))
+    elif live and asked.pins:
+        with left:
+            heading(t("values.pinned", lang))
+            plan_values.pins(asked)
     with right:
         plan_parts.memory_charts(shown, live=live)
+    map_slot = None
     if shown.plan is not None and live:
         with low_left:
             heading(t("chart.map", lang), t("chart.map.note", lang))
@@ -111,8 +119,11 @@ if shown is not None:
         half = (len(others) + 1) // 2
         with rest:
             heading(t("values.rest", lang))
-            for column, part in zip(st.columns(2, gap="medium"), (others[:half], others[half:]), strict=True):
+            for column, part in zip(
+                st.columns(2, gap="medium"), (others[:half], others[half:]), strict=True
+            ):
                 with column:
-                    plan_parts.values(part, shown, asked, live=live)
-    if shown.plan is not None and live:
+                    plan_values.values(part, shown, asked, live=live)
+    if map_slot is not None:
+        # Last, because it may take a while: the skeleton stands until then.
         plan_parts.batch_map(map_slot, asked, shown)

@@ -4,8 +4,9 @@ import streamlit as st
 
 from app import launching, run_parts, run_source, state
 from app.components import headline
-from app.run_texts import ACTIVE, RESUMABLE, Run
+from app.run_texts import RESUMABLE, Run
 from app.texts import escape, t
+from trainer.runs import ACTIVE
 
 lang = state.language()
 name = state.selected_run()
@@ -22,19 +23,19 @@ if run is None:
         last = (everything or run_source.listed())[:1]
         if last:
             st.page_link(
-                st.Page(launching.VIEWS / "run.py", url_path="run"),
+                launching.RUN_PAGE,
                 label=t("run.none.last", lang),
                 icon=":material/history:",
                 query_params={"run": last[0].name},
             )
         st.page_link(
-            st.Page(launching.VIEWS / "plan.py", url_path="plan", default=True),
+            launching.PLAN_PAGE,
             label=t("run.none.plan", lang),
             icon=":material/balance:",
         )
     st.stop()
 
-active = run.state in ACTIVE or run.state == "lost"
+active = run.state in ACTIVE
 shown_state = run.state
 chosen = run
 
@@ -58,17 +59,17 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             icon=":material/stop_circle:",
             key="stop",
             on_click=launching.stop_dialog,
-            args=(run.directory, run.data.step),
+            args=(run.status.run_dir, run.step),
             disabled=run.state == "stopping",
         )
-    elif run.state in RESUMABLE and run.data.checkpoints:
+    elif run.state in RESUMABLE:
         st.button(
             t("action.resume", lang),
             type="primary",
             icon=":material/play_arrow:",
             key="resume",
             on_click=launching.resume_run,
-            args=(run.directory,),
+            args=(run.status.run_dir,),
         )
 
 

@@ -20,7 +20,7 @@ headline(
 )
 if not everything:
     st.page_link(
-        st.Page(launching.VIEWS / "plan.py", url_path="plan", default=True),
+        launching.PLAN_PAGE,
         label=t("run.none.plan", lang),
         icon=":material/balance:",
     )
@@ -39,7 +39,7 @@ def row(run: Run) -> dict[str, object]:
     finite = [v for v in curve if not math.isnan(v)]
     quantity = next((n for n in MEMORY_SERIES if run.data.series[n].steps), "process_bytes")
     memory = run.recommendation.memory if run.recommendation else None
-    readings = [v for v in run.data.series[quantity].values if not math.isnan(v)]
+    readings = run.data.series[quantity].finite()
     return {
         "state": [t(f"state.{run.state}", lang)],
         "run": run.name,
@@ -58,10 +58,10 @@ def open_run() -> None:
     if rows:
         chosen = everything[rows[0]].name
         state.select_run(chosen)
-        st.switch_page(launching.VIEWS / "run.py", query_params={"run": chosen})
+        st.switch_page(launching.RUN_PAGE, query_params={"run": chosen})
 
 
-states = {"running": "green", "succeeded": "green", "starting": "gray", "stopping": "orange",
+states = {"running": "green", "finished": "green", "starting": "gray", "stopping": "orange",
           "stopped": "gray", "failed": "red", "lost": "orange"}  # fmt: skip
 column = st.column_config
 st.dataframe(

@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from advisor.recommend import Question, SweepCell
 
 import advisor.locale
+from advisor import events
 from advisor.data import DataDescription
 from advisor.errors import InputError
 from advisor.hardware.machine import Cpu, Gpu, Machine, TorchBuild
@@ -14,9 +18,9 @@ from advisor.locale import Message
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
-from advisor.recommend import Question, SweepCell
 from advisor.recommendation import Advice, Alternative, Conflict, Recommendation
 from advisor.speed import TimeEstimate
+from trainer import process, record, runs
 
 GIB = 2**30
 MESSAGES = {
@@ -29,12 +33,12 @@ MESSAGES = {
         "test.progress": "tracing the training step",
     },
     "zh": {
-        "test.reason": "理由，数字 {number}",
-        "test.other": "若为 {value}，需要 {peak:gib} GiB",
-        "test.label": "秩为 {rank} 的适配器",
-        "test.conflict": "微批 {batch} 与 {length} 个 token 的样本无法同时满足",
-        "test.way_out": "微批 {batch} 结果相同",
-        "test.progress": "正在追踪训练步",
+        "test.reason": "zh: a reason with {number}",
+        "test.other": "zh: {value} needs {peak:gib}",
+        "test.label": "zh: rank {rank}",
+        "test.conflict": "zh: {batch} and {length}",
+        "test.way_out": "zh: {batch}",
+        "test.progress": "zh: tracing",
     },
 }
 _real_catalogue = advisor.locale.catalogue
@@ -240,7 +244,9 @@ def advice_of(plan: TrainingPlan, question: Question, memory: MemoryEstimate) ->
     return tuple(rows)
 
 
-def recommendation(question: Question | None = None, machine: Machine | None = None) -> Recommendation:
+def recommendation(
+    question: Question | None = None, machine: Machine | None = None
+) -> Recommendation:
     question, machine = question or Question(), machine or gpu_machine()
     plan = plan_for(question)
     memory = memory_of(plan, machine)
@@ -274,7 +280,9 @@ def conflicting(question: Question, machine: Machine, memory: MemoryEstimate) ->
     conflict = Conflict(
         fields=("per_device_train_batch_size", "max_length"),
         reason=Message(id="test.conflict", params={"batch": batch, "length": 2048}),
-        ways_out=(("per_device_train_batch_size", Message(id="test.way_out", params={"batch": 1})),),
+        ways_out=(
+            ("per_device_train_batch_size", Message(id="test.way_out", params={"batch": 1})),
+        ),
     )
     return Recommendation(
         plan=None,
@@ -355,6 +363,76 @@ def fake(monkeypatch) -> FakeAdvisor:
     fake = FakeAdvisor()
     monkeypatch.setattr(app.cache, "advisor", lambda: fake)
     return fake
+
+
+def write_run(
+    home: Path,
+    name: str,
+    state: str,
+    *,
+    steps: int = 200,
+    planned: bool = True,
+    nan_at: int | None = None,
+    now: float = 1_800_000_000.0,
+) -> Path:
+    """A run directory as the trainer leaves it in `state`; an active one names this process."""
+    directory = home / "runs" / name
+    directory.mkdir(parents=True)
+    rec = recommendation()
+    plan = rec.to_dict() if planned else None
+    if planned:
+        record.write_json(directory / record.PLAN, plan)
+    total, begin = rec.time.num_steps, now - steps * 30
+    active = state in runs.ACTIVE
+    run = {
+        "v": 1,
+        "state": "running",
+        "host": socket.gethostname(),
+        "started_at": begin,
+        "num_steps": total,
+        "trainer": process.identify(os.getpid()) if active else None,
+        "predicted": runs.predictions(plan),
+        "stop": {"force": False} if state == "stopping" else None,
+        "signal": 9 if state == "failed" else None,
+    }
+    record.write_json(directory / record.RECORD, run)
+    if state == "starting":
+        return directory
+    lines = [events.encode("start", step=0, time=begin)]
+    for step in range(10, steps + 1, 10):
+        time = begin + 30 * step
+        rate = 2e-5 * min(
+            step / 17, 0.5 * (1 + math.cos(math.pi * max(step - 17, 0) / (total - 17)))
+        )
+        lines.append(
+            events.encode(
+                "log",
+                step=step,
+                time=time,
+                epoch=3 * step / total,
+                loss=math.nan
+                if step == nan_at
+                else 1.2 + math.exp(-step / 60) + 0.03 * math.sin(step),
+                learning_rate=rate,
+                grad_norm=0.8 + 0.5 * abs(math.sin(step)),
+                tokens_per_second=880.0 + 20 * math.sin(step),
+            )
+        )
+        peak = int((0.97 + 0.02 * math.sin(step)) * rec.memory.process_bytes)
+        lines.append(events.encode("memory", step=step, time=time, process_bytes=peak))
+        if step % 50 == 0:
+            lines.append(
+                events.encode("eval", step=step, time=time, eval_loss=1.25 + math.exp(-step / 60))
+            )
+            lines.append(
+                events.encode("checkpoint", step=step, time=time, path=f"checkpoint-{step}")
+            )
+    if state in ("finished", "stopped"):
+        lines.append(events.encode("end", step=steps, time=now, reason=state))
+    (directory / "events.jsonl").write_text("".join(lines), encoding="utf-8")
+    log = "loading\n" + "".join(f"step {s} loss 1.3\n" for s in range(steps - 20, steps + 1))
+    (directory / "output.log").write_text(log, encoding="utf-8")
+    return directory
 
 
 @pytest.fixture

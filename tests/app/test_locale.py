@@ -1,4 +1,4 @@
-"""The pages' catalogues: the same ids with the same places in both languages, and every id in use exists."""
+"""The pages' catalogues: same ids, same places in both languages; every id in use exists."""
 
 import ast
 import string
@@ -34,7 +34,7 @@ def test_no_text_is_empty(lang):
 
 
 def test_chinese_is_translated():
-    """What reads the same in both languages is a name, an argument's value or a number, never a sentence."""
+    """What reads the same in both languages is a name or a value, never a sentence."""
     en, zh = catalogue("app.locale", "en"), catalogue("app.locale", "zh")
     same = {key for key in en if en[key] == zh[key] and " " in en[key]}
     assert {k for k in same if not k.startswith(("field.", "value."))} == set()
