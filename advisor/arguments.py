@@ -96,11 +96,11 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         "method": plan.method,
         "task": plan.task,
         "train_file": data.path,
-        "validation_file": getattr(data, "validation_path", None),
+        "validation_file": data.validation_path,
         "validation_split_percentage": own["validation_split_percentage"].default,
         "text_column": data.text_column,
         "max_seq_length": plan.max_length,
-        "pad_to_multiple_of": None,
+        "pad_to_multiple_of": plan.pad_to_multiple_of(),
     }
     if plan.lora is not None:
         lora = records.encode(plan.lora)

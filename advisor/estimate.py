@@ -142,6 +142,27 @@ class Estimator:
             phase_starts=starts,
         )
 
+    def at_shape(
+        self, plan: TrainingPlan, batch: int, length: int
+    ) -> tuple[MemoryEstimate, float | None]:
+        """Memory of `batch` rows of exactly `length` tokens, and tokens a second; the plan's structure for all shapes."""
+        structure = dataclasses.replace(self._structure(plan), single_row=False)
+        profile = self._profile(structure)
+        depth = self._depth(structure, profile)
+        gpu = self._gpu(plan)
+        if gpu is None:
+            memory = self._on_cpu(profile, batch, length, depth, [])
+        else:
+            memory = self._on_gpu(profile, batch, length, depth, gpu, [])
+        rates = self._rates(plan)
+        if rates is None:
+            return memory, None
+        micro_batches = 2 if structure.accumulate else 1
+        cost = step_cost(profile, rates, batch, length, depth, micro_batches=micro_batches)
+        times = max(plan.effective_batch_size() // batch, 1)
+        step = times * (cost.forward + cost.backward + rates.host_seconds["step"]) + cost.optimizer
+        return memory, times * batch * length / step
+
     # -- parts ------------------------------------------------------------------------------
 
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
@@ -174,9 +195,8 @@ class Estimator:
         if self._data is None:
             return plan.max_length
         longest = self._data.longest_batch_tokens(plan.max_length)
-        if plan.attention_mask:
-            longest = math.ceil(longest / PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
-        return longest
+        multiple = plan.pad_to_multiple_of() or 1
+        return math.ceil(longest / multiple) * multiple
 
     def _on_gpu(
         self,
@@ -330,10 +350,6 @@ class Estimator:
         edges = np.concatenate([[0.0], np.cumsum(weights)])
         position = np.interp(np.arange(start, end), bounds, edges)
         return position, {p: float(e) for p, e in zip(PHASES, edges[:-1], strict=True)}
-
-
-PAD_TO_MULTIPLE_OF = 16
-"""Padded batches are rounded up to this many tokens: attention kernels take masks whose last dimension is a multiple of 16."""
 
 
 def _around(value: int, share: float) -> tuple[int, int]:

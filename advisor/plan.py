@@ -218,6 +218,10 @@ class TrainingPlan:
             return int(self.warmup_steps)
         return math.ceil(self.warmup_steps * self.optimizer_steps(num_rows))
 
+    def pad_to_multiple_of(self) -> int | None:
+        """Tokens a padded batch is rounded up to: CUDA's attention kernels take masks of multiples of 16."""
+        return 16 if self.attention_mask and not self.use_cpu else None
+
     def to_dict(self) -> dict[str, Any]:
         """The `plan` object of SPEC, plan.json and the UI's state."""
         return records.encode(self)

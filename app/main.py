@@ -10,8 +10,9 @@ from app.texts import t
 
 HERE = Path(__file__).resolve().parent
 
+# A picture of our own: Streamlit's front end fetches a material icon for the tab from the internet.
 st.set_page_config(
-    page_title="Training Advisor", page_icon=":material/stacked_bar_chart:", layout="wide"
+    page_title="Training Advisor", page_icon=HERE / "static" / "icon.svg", layout="wide"
 )
 lang, mode = state.language(), state.mode()
 st.logo(HERE / "static" / f"logo-{mode}.svg", size="large")

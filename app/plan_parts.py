@@ -48,6 +48,8 @@ def _why_no_start(recommendation: Recommendation) -> str | None:
         return t("start.catalogue", lang, name=texts.machine_name(recommendation.machine))
     if recommendation.data is None:
         return t("start.no_data", lang)
+    if recommendation.plan is not None and recommendation.plan.devices > 1:
+        return t("start.devices", lang, devices=recommendation.plan.devices)
     return None if may_launch() else t("start.not_loopback", lang)
 
 

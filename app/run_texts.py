@@ -43,7 +43,7 @@ class Run:
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return max(self.status.step or 0, self.step)
+        return max(self.status.step or 0, self.data.step)
 
     def total_steps(self) -> int | None:
         """Optimizer steps the run plans to do."""

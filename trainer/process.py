@@ -1,4 +1,4 @@
-"""Which process is meant: a pid alone is reused, a pid with its start time is not. Asks the system."""
+"""Processes by pid and start time, since a pid alone is reused. Asks the operating system."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The trainer's parent: starts it, passes SIGTERM on, writes down how it ended. A process of its own.
+"""The trainer's parent, a process of its own: starts it, passes SIGTERM on, records how it ended.
 
 It outlives the program that started it, so that an exit code or signal is recorded whoever else is
 gone. It never kills: a trainer that was asked to stop has all the time its checkpoint needs.

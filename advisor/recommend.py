@@ -1,0 +1,386 @@
+"""Ties it together: a Question in, a Recommendation out. Holds the worker process and caches what it described."""
+
+import platform
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from advisor import demo, records
+from advisor.data import DataDescription
+from advisor.errors import InputError, PlanError, SimulationError
+from advisor.estimate import Estimator
+from advisor.hardware.catalogue import machine_from_name
+from advisor.hardware.machine import Machine
+from advisor.hardware.probe import probe_machine
+from advisor.home import runs_dir
+from advisor.locale import Message
+from advisor.memory import MemoryEstimate, Verdict
+from advisor.model import ModelDescription
+from advisor.plan import Method, TrainingPlan
+from advisor.recommendation import Alternative, Conflict, Recommendation
+from advisor.rules.advice import advise
+from advisor.rules.facts import Facts
+from advisor.simulate.make import ProfileStore
+from advisor.simulate.worker import Progress, Worker
+from advisor.solve import Candidate, Goal, Search, check_pins, effective_batch, micro_batches
+from advisor.tasks import find_task
+
+DEFAULT_TASK = "causal-lm"
+PACKAGES = ("training-advisor", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked."""
+
+    model: str = "demo"
+    data: str | None = "demo"
+    task: str | None = None
+    text_column: str | None = None
+    validation: str | None = None
+    method: Literal["auto", "full", "lora", "qlora"] = "auto"
+    machine: str | None = None
+    """A name of the catalogue; None is this machine."""
+    goal: Goal = "fastest"
+    pins: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCell:
+    """One cell of the map of batch and length."""
+
+    batch: int
+    length: int
+    process_bytes: int | None
+    verdict: Verdict
+    tokens_per_second: float | None
+
+
+class Advisor:
+    """Answers questions; one for each process. Thread-safe."""
+
+    def __init__(self, *, home: Path | None = None) -> None:
+        self._worker = Worker(home=home)
+        self._store = ProfileStore(self._worker)
+        self._lock = threading.RLock()
+        self._described: dict[tuple[Any, ...], Any] = {}
+        self._machines: dict[str | None, Machine] = {}
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+    def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
+        """This machine (probed once, and again with `refresh`), or one of the catalogue.
+
+        Raises:
+            UnknownNameError: the catalogue lacks it.
+        """
+        if refresh or name not in self._machines:
+            self._machines[name] = (
+                probe_machine(runs_dir()) if name is None else machine_from_name(name)
+            )
+        return self._machines[name]
+
+    def model(self, path: str, task: str) -> ModelDescription:
+        """The description of a model.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        where = demo.resolve(path, "model")
+        key = ("model", str(where), task, *_stamps(where))
+        if key not in self._described:
+            answer = self._worker.call("describe_model", {"path": path, "task": task})
+            self._described[key] = records.decode(ModelDescription, answer, "model")
+        return self._described[key]
+
+    def data(self, question: Question) -> DataDescription | None:
+        """The description of the question's data; None without any.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if question.data is None:
+            return None
+        task = question.task or DEFAULT_TASK
+        where = demo.resolve(question.data, "data")
+        key = ("data", str(where), question.text_column, question.validation, question.model, task)
+        key = (*key, *_stamps(where), *_stamps(demo.resolve(question.model, "model")))
+        if key not in self._described:
+            answer = self._worker.call(
+                "describe_data",
+                {
+                    "path": question.data,
+                    "model_path": question.model,
+                    "task": task,
+                    "text_column": question.text_column,
+                    "validation_path": question.validation,
+                },
+            )
+            self._described[key] = records.decode(DataDescription, answer, "data")
+        return self._described[key]
+
+    def recommend(
+        self, question: Question, *, on_progress: Progress | None = None
+    ) -> Recommendation:
+        """The answer.
+
+        Raises:
+            InputError: something in the question cannot be used.
+        """
+        with self._lock:
+            facts, estimator, pins = self._prepare(question, on_progress)
+            search = Search(facts, estimator, pins)
+            methods = _methods(question, facts, pins)
+            best = search.best(methods, question.goal)
+            conflicts = () if best else _conflicts(facts, estimator, question, pins, methods)
+            shown = pins if question.method == "auto" else {**pins, "method": question.method}
+            others = _neighbours(search, best) if best else {}
+            return Recommendation(
+                plan=best.plan if best else None,
+                advice=advise(facts, best.plan, shown, others) if best else (),
+                memory=best.memory if best else _least(search),
+                time=best.time if best else None,
+                alternatives=_alternatives(search, best, facts) if best else (),
+                conflicts=conflicts,
+                machine=facts.machine,
+                model=facts.model,
+                data=facts.data,
+                versions=_versions(),
+                timeline=_timeline(estimator, best),
+            )
+
+    def sweep(self, question: Question, plan: TrainingPlan) -> tuple[SweepCell, ...]:
+        """Memory and speed of the plan at other micro-batches and lengths, the effective batch about kept."""
+        with self._lock:
+            facts, estimator, _ = self._prepare(question, None)
+            cells = []
+            for length in _sweep_lengths(facts, plan):
+                for batch in (1, 2, 4, 8, 16, 32):
+                    cells.append(_cell(estimator, plan, batch, length))
+            return tuple(cells)
+
+    def _prepare(
+        self, question: Question, on_progress: Progress | None
+    ) -> tuple[Facts, Estimator, dict[str, Any]]:
+        task = find_task(question.task or DEFAULT_TASK).slug
+        pins = check_pins(question.pins)
+        if question.method == "qlora":
+            check_pins({"method": "qlora"})
+        machine = self.machine(question.machine)
+        facts = Facts(
+            machine=machine,
+            model=self.model(question.model, task),
+            data=self.data(question),
+            task=task,
+        )
+        estimator = Estimator(
+            self._worker,
+            model=facts.model,
+            data=facts.data,
+            machine=machine,
+            store=self._store,
+            on_progress=on_progress,
+        )
+        return facts, estimator, pins
+
+
+def _stamps(path: Path) -> tuple[Any, ...]:
+    """Changes when a file or a directory's content does."""
+    if path.is_dir():
+        return tuple(sorted((f.name, f.stat().st_mtime_ns) for f in path.iterdir() if f.is_file()))
+    return (path.stat().st_mtime_ns,) if path.exists() else ()
+
+
+def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple[Method, ...]:
+    asked = pins.get("method", question.method)
+    if asked == "auto":
+        return facts.methods()
+    if asked not in ("full", "lora"):
+        raise PlanError(f"method must be auto, full or lora, got {asked!r}.", field="method")
+    if asked == "lora" and facts.from_scratch() and demo.is_demo(Path(facts.model.path)):
+        raise InputError(
+            "The demo model has no weights, so there is nothing to adapt: train it in full.",
+            field="method",
+        )
+    return (asked,)
+
+
+def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | None]:
+    """Memory of the plans next to the chosen one."""
+    plan = best.plan
+    micro, effective = plan.per_device_train_batch_size, plan.effective_batch_size()
+    result: dict[str, MemoryEstimate | None] = {}
+    larger = plan.replace(
+        per_device_train_batch_size=micro * 2,
+        gradient_accumulation_steps=max(effective // (micro * 2), 1),
+        attention_mask=search.facts.lengths_differ(plan.max_length),
+    )
+    result["larger"] = search.candidate(larger).memory
+    switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
+    result["checkpointing"] = search.candidate(switched).memory
+    if not search.facts.from_scratch():
+        other: Method = "lora" if plan.method == "full" else "full"
+        batch = effective_batch(search.facts, other, search.pins)
+        micro = max(
+            m
+            for m in micro_batches(batch, search.pins)
+            if m <= plan.per_device_train_batch_size or m == 1
+        )
+        built = search.plan(other, micro, plan.activation_checkpointing)
+        result["method"] = search.candidate(built).memory
+    return result
+
+
+def _alternatives(search: Search, best: Candidate, facts: Facts) -> tuple[Alternative, ...]:
+    """Other plans that fit, none worse than another in both time and memory."""
+    plan = best.plan
+    found = []
+    for c in search.tried():
+        if (
+            c.plan == plan
+            or c.memory.verdict not in ("fits", "tight")
+            or c.time.total_seconds is None
+        ):
+            continue
+        if (
+            c.plan.effective_batch_size() != plan.effective_batch_size()
+            and c.plan.method == plan.method
+        ):
+            continue
+        found.append(c)
+    pool = [*found, best]
+
+    def beaten(c: Candidate) -> bool:
+        return any(
+            o is not c
+            and (o.memory.process_bytes or 0) <= (c.memory.process_bytes or 0)
+            and (o.time.total_seconds or 0) < (c.time.total_seconds or 0)
+            for o in pool
+        )
+
+    kept = [c for c in found if not beaten(c)] or found[:3]
+    kept.sort(key=lambda c: c.time.total_seconds or 0)
+    return tuple(_alternative(plan, c) for c in kept[:5])
+
+
+def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
+    pins: dict[str, Any] = {}
+    other = c.plan
+    if other.method != plan.method:
+        pins["method"] = other.method
+    if other.activation_checkpointing != plan.activation_checkpointing:
+        pins["activation_checkpointing"] = other.activation_checkpointing
+    if other.per_device_train_batch_size != plan.per_device_train_batch_size:
+        pins["per_device_train_batch_size"] = other.per_device_train_batch_size
+    if "method" in pins:
+        label = Message(id=f"alternative.{other.method}")
+    elif "per_device_train_batch_size" in pins:
+        label = Message(
+            id="alternative.micro",
+            params={
+                "micro": other.per_device_train_batch_size,
+                "accumulation": other.gradient_accumulation_steps,
+            },
+        )
+    else:
+        label = Message(
+            id=f"alternative.checkpointing.{'on' if other.activation_checkpointing else 'off'}"
+        )
+    return Alternative(label=label, plan=other, memory=c.memory, time=c.time, pins=pins)
+
+
+def _conflicts(
+    facts: Facts,
+    estimator: Estimator,
+    question: Question,
+    pins: dict[str, Any],
+    methods: tuple[Method, ...],
+) -> tuple[Conflict, ...]:
+    """The pins that cannot hold: those whose giving up alone makes a plan possible, else the machine's limit."""
+    held = dict(pins)
+    if question.method != "auto":
+        held["method"] = question.method
+    ways: list[tuple[str, Message]] = []
+    for name in held:
+        rest = {k: v for k, v in pins.items() if k != name}
+        tried = facts.methods() if name == "method" else methods
+        search = Search(facts, estimator, rest)
+        found = search.best(tried, "smallest")
+        if found is not None and found.memory.process_bytes is not None:
+            params = {"peak": found.memory.process_bytes, "method": found.plan.method}
+            key = "way.method" if name == "method" else "way.other"
+            ways.append((name, Message(id=key, params={**params, "field": name})))
+    smallest = Search(
+        facts, estimator, {k: v for k, v in pins.items() if k == "memory_ceiling_bytes"}
+    )
+    least = _least_of(smallest, methods)
+    reason = Message(
+        id="conflict.pins" if ways else "conflict.machine",
+        params={
+            "need": least.process_bytes if least else None,
+            "free": least.capacity_bytes if least else facts.machine.capacity_bytes(),
+            "method": methods[-1],
+        },
+    )
+    fields = tuple(name for name, _ in ways) or tuple(held)
+    return (Conflict(fields=fields, reason=reason, ways_out=tuple(ways)),)
+
+
+def _least_of(search: Search, methods: tuple[Method, ...]) -> MemoryEstimate | None:
+    for method in methods:
+        search.candidate(search.plan(method, 1, True))
+    return _least(search)
+
+
+def _least(search: Search) -> MemoryEstimate | None:
+    """The least memory any tried plan needs."""
+    known = [c.memory for c in search.tried() if c.memory.process_bytes is not None]
+    return min(known, key=lambda m: m.process_bytes or 0, default=None)
+
+
+def _timeline(estimator: Estimator, best: Candidate | None) -> Any:
+    if best is None or best.memory.process_bytes is None:
+        return None
+    return estimator.timeline(best.plan)
+
+
+def _sweep_lengths(facts: Facts, plan: TrainingPlan) -> list[int]:
+    longest = facts.data.longest_batch_tokens(plan.max_length) if facts.data else plan.max_length
+    context = facts.model.max_position_embeddings or plan.max_length
+    lengths = {n for n in (128, 256, 512, 1024, 2048, 4096) if n <= context}
+    return sorted({*lengths, longest})[-5:] if longest >= 512 else sorted({*lengths, longest})[:5]
+
+
+def _cell(estimator: Estimator, plan: TrainingPlan, batch: int, length: int) -> SweepCell:
+    try:
+        memory, speed = estimator.at_shape(plan, batch, length)
+    except SimulationError:
+        return SweepCell(
+            batch=batch,
+            length=length,
+            process_bytes=None,
+            verdict="unknown",
+            tokens_per_second=None,
+        )
+    return SweepCell(
+        batch=batch,
+        length=length,
+        process_bytes=memory.process_bytes,
+        verdict=memory.verdict,
+        tokens_per_second=speed,
+    )
+
+
+def _versions() -> dict[str, str]:
+    result = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            result[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return result

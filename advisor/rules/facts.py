@@ -1,0 +1,40 @@
+"""Facts: what every rule may look at."""
+
+from dataclasses import dataclass
+
+from advisor.data import DataDescription
+from advisor.hardware.machine import Gpu, Machine
+from advisor.model import ModelDescription
+from advisor.plan import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The machine, the model and the data of one question."""
+
+    machine: Machine
+    model: ModelDescription
+    data: DataDescription | None
+    task: str
+
+    def gpu(self) -> Gpu | None:
+        """The card that would train; None is the CPU."""
+        return self.machine.accelerator()
+
+    def from_scratch(self) -> bool:
+        """No weights: training starts from random ones."""
+        return not self.model.has_weights
+
+    def num_rows(self) -> int:
+        """Training rows; a thousand stand for an unknown data set."""
+        return self.data.num_rows if self.data else 1000
+
+    def lengths_differ(self, max_length: int) -> bool:
+        """Whether a batch of several rows needs padding after cutting at `max_length`."""
+        if self.data is None:
+            return False
+        return min(self.data.lengths[0], max_length) != min(self.data.max_tokens, max_length)
+
+    def methods(self) -> tuple[Method, ...]:
+        """Methods worth trying, most thorough first."""
+        return ("full",) if self.from_scratch() else ("full", "lora")

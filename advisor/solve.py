@@ -1,0 +1,323 @@
+"""Pins, limits and a goal become a plan: build candidates from the rules, ask the estimator, keep what fits."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from advisor import records
+from advisor.errors import PlanError, SimulationError, UnknownNameError
+from advisor.estimate import unknown_memory, with_capacity
+from advisor.memory import MemoryEstimate
+from advisor.plan import LoraSettings, Method, TrainingPlan
+from advisor.rules import cadence, learning, precision
+from advisor.rules.facts import Facts
+from advisor.speed import TimeEstimate
+
+Goal = Literal["fastest", "smallest"]
+ENOUGH_TOKENS = 4096
+"""A micro-batch of this many tokens keeps a device busy: more only costs memory."""
+LONGEST_WITHOUT_CONTEXT = 2048
+PLAN_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingPlan))
+LORA_FIELDS = tuple(f"lora.{f.name}" for f in dataclasses.fields(LoraSettings))
+OTHER_PINS = ("effective_batch_size", "memory_ceiling_bytes")
+
+
+class EstimatorProtocol(Protocol):
+    """What the solver asks of an estimator."""
+
+    def memory(self, plan: TrainingPlan) -> MemoryEstimate:
+        """Peak of the plan; SimulationError: unknown."""
+        ...
+
+    def time(self, plan: TrainingPlan) -> TimeEstimate:
+        """Time of the plan."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A plan with its numbers."""
+
+    plan: TrainingPlan
+    memory: MemoryEstimate
+    time: TimeEstimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What the search found; `chosen` is None when nothing fits."""
+
+    chosen: Candidate | None
+    tried: tuple[Candidate, ...]
+    """Every candidate that was estimated, fitting or not."""
+
+
+def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
+    """Pins with known names and values of the right type.
+
+    Raises:
+        UnknownNameError: no such quantity.
+        InputError: a value of another type.
+    """
+    known = (*PLAN_FIELDS, *LORA_FIELDS, *OTHER_PINS)
+    for name, value in pins.items():
+        if name not in known:
+            nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
+            raise UnknownNameError(
+                f"There is nothing called {name!r} to pin; the nearest are {', '.join(nearest) or 'none'}.",
+                nearest=nearest,
+                field=name,
+            )
+        if name in OTHER_PINS and (
+            not isinstance(value, int) or isinstance(value, bool) or value < 1
+        ):
+            raise PlanError(
+                f"{name} must be a whole number of at least 1, got {value!r}.", field=name
+            )
+        if name in LORA_FIELDS:
+            records.decode(LoraSettings, {name.removeprefix("lora."): value}, "lora")
+        elif name in PLAN_FIELDS:
+            hint = {name: value}
+            if name not in (
+                "lora",
+                "quantization",
+                "method",
+                "fp16",
+                "bf16",
+                "use_cpu",
+                "num_train_epochs",
+                "max_steps",
+            ):
+                _check_one(hint)
+    if pins.get("quantization") is not None or pins.get("method") == "qlora":
+        raise PlanError(
+            "method qlora is not available yet: quantised layers are not simulated. Use lora or full.",
+            field="method",
+        )
+    return dict(pins)
+
+
+def _check_one(value: dict[str, Any]) -> None:
+    name = next(iter(value))
+    if name.startswith("dataloader"):
+        value = {"dataloader_num_workers": 1, **value}
+        if value["dataloader_num_workers"] == 0:
+            return
+    records.decode(TrainingPlan, value, "plan")
+
+
+def base_plan(
+    facts: Facts, method: Method, pins: Mapping[str, Any], batch: int, micro: int
+) -> TrainingPlan:
+    """The plan the rules make for a method, an effective batch and a micro-batch, pins applied.
+
+    Raises:
+        PlanError: the pins cannot run together.
+    """
+    max_length = pins.get("max_length") or default_length(facts)
+    accumulation = pins.get("gradient_accumulation_steps") or max(batch // micro, 1)
+    values: dict[str, Any] = {
+        "task": facts.task,
+        "method": method,
+        "lora": _lora(pins) if method == "lora" else None,
+        "max_length": max_length,
+        "use_cpu": facts.gpu() is None,
+        "attention_mask": micro > 1 and facts.lengths_differ(max_length),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        **precision.values(facts, method),
+    }
+    held = {k: v for k, v in pins.items() if k in PLAN_FIELDS and k not in ("method", "lora")}
+    values.update(held)
+    if held.get("fp16"):
+        values["bf16"] = held.get("bf16", False)
+    if held.get("bf16"):
+        values["fp16"] = held.get("fp16", False)
+    epochs = pins.get("num_train_epochs") or learning.epochs(facts, method)
+    values["num_train_epochs"] = None if values.get("max_steps", -1) > 0 else epochs
+    shape = TrainingPlan(**values)
+    updates = shape.optimizer_steps(facts.num_rows())
+    effective = shape.effective_batch_size()
+    rate = learning.learning_rate(facts, method, effective)
+    data = facts.data
+    padding = data.padding_share(micro, max_length) if data is not None and micro > 1 else 0.0
+    evaluation = cadence.evaluation(facts, updates, effective)
+    rules = {
+        "learning_rate": rate.value,
+        "weight_decay": rate.base.weight_decay,
+        "max_grad_norm": rate.base.max_grad_norm,
+        "lr_scheduler_type": rate.base.lr_scheduler_type,
+        "warmup_steps": learning.warmup_steps(facts, method, updates),
+        "adam_beta2": learning.adam_beta2(facts, method, effective),
+        "optim": "adamw_torch_fused",
+        "logging_steps": cadence.logging_steps(updates),
+        **evaluation,
+        **cadence.saving(updates, evaluation["eval_steps"]),
+        **cadence.loading(facts, updates, padding),
+    }
+    merged = {**values, **{k: v for k, v in rules.items() if k not in held}}
+    if merged["dataloader_num_workers"] == 0:
+        merged.update(dataloader_prefetch_factor=None, dataloader_persistent_workers=False)
+    merged["logging_steps"] = min(merged["logging_steps"], max(updates // 10, 1))
+    return TrainingPlan(**merged)
+
+
+def default_length(facts: Facts) -> int:
+    """No row is cut: the longest row rounded up to 16, within the model's context."""
+    context = facts.model.max_position_embeddings or LONGEST_WITHOUT_CONTEXT
+    if facts.data is None:
+        return min(context, LONGEST_WITHOUT_CONTEXT)
+    return min(context, -(-facts.data.max_tokens // 16) * 16)
+
+
+def _lora(pins: Mapping[str, Any]) -> LoraSettings:
+    held = {k.removeprefix("lora."): v for k, v in pins.items() if k in LORA_FIELDS}
+    if isinstance(held.get("target_modules"), list):
+        held["target_modules"] = tuple(held["target_modules"])
+    return LoraSettings(**held)
+
+
+def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> int:
+    """Rows an update: pinned, or both of its factors pinned, or the rule's.
+
+    Raises:
+        PlanError: the pinned factors do not make the pinned product.
+    """
+    micro, accumulation = (
+        pins.get("per_device_train_batch_size"),
+        pins.get("gradient_accumulation_steps"),
+    )
+    wanted = pins.get("effective_batch_size")
+    if wanted is not None:
+        for name, part in (
+            ("per_device_train_batch_size", micro),
+            ("gradient_accumulation_steps", accumulation),
+        ):
+            if part is not None and wanted % part:
+                raise PlanError(
+                    f"{name} {part} does not divide effective_batch_size {wanted}; change one of them.",
+                    field=name,
+                )
+        if micro is not None and accumulation is not None and micro * accumulation != wanted:
+            raise PlanError(
+                f"per_device_train_batch_size {micro} times gradient_accumulation_steps {accumulation} is not "
+                f"effective_batch_size {wanted}; unpin one of them.",
+                field="effective_batch_size",
+            )
+        return wanted
+    if micro is not None and accumulation is not None:
+        return micro * accumulation
+    epochs = pins.get("num_train_epochs") or learning.epochs(facts, method)
+    size = learning.effective_batch_size(facts, method, epochs)[0]
+    for part in (micro, accumulation):
+        if part is not None and size % part:
+            size = max(size // part, 1) * part
+    return size
+
+
+def micro_batches(batch: int, pins: Mapping[str, Any]) -> list[int]:
+    """Divisors of the effective batch, largest first."""
+    held = pins.get("per_device_train_batch_size")
+    if held is not None:
+        return [held]
+    accumulation = pins.get("gradient_accumulation_steps")
+    if accumulation is not None:
+        return [batch // accumulation]
+    return [m for m in range(batch, 0, -1) if batch % m == 0]
+
+
+class Search:
+    """Finds plans for one question; remembers what it estimated."""
+
+    def __init__(self, facts: Facts, estimator: EstimatorProtocol, pins: Mapping[str, Any]) -> None:
+        self.facts = facts
+        self.pins = pins
+        self._estimator = estimator
+        self._known: dict[TrainingPlan, Candidate] = {}
+
+    def candidate(self, plan: TrainingPlan) -> Candidate:
+        """Numbers of a plan."""
+        if plan not in self._known:
+            ceiling = self.pins.get("memory_ceiling_bytes")
+            try:
+                memory = self._estimator.memory(plan)
+                time = self._estimator.time(plan)
+            except SimulationError as error:
+                memory = unknown_memory(str(error), self.facts.machine.capacity_bytes())
+                time = TimeEstimate(step_seconds=None)
+            if ceiling is not None:
+                memory = with_capacity(memory, min(ceiling, memory.capacity_bytes or ceiling))
+            self._known[plan] = Candidate(plan=plan, memory=memory, time=time)
+        return self._known[plan]
+
+    def tried(self) -> tuple[Candidate, ...]:
+        """Everything estimated so far."""
+        return tuple(self._known.values())
+
+    def plan(self, method: Method, micro: int, checkpointing: bool) -> TrainingPlan:
+        """The rules' plan with this micro-batch and checkpointing."""
+        batch = effective_batch(self.facts, method, self.pins)
+        plan = base_plan(self.facts, method, self.pins, batch, micro)
+        if "activation_checkpointing" in self.pins:
+            return plan
+        return plan.replace(activation_checkpointing=checkpointing)
+
+    def largest(
+        self, method: Method, checkpointing: bool, accept: tuple[str, ...]
+    ) -> Candidate | None:
+        """The largest useful micro-batch whose verdict is accepted."""
+        batch = effective_batch(self.facts, method, self.pins)
+        sizes = micro_batches(batch, self.pins)
+        length = self.plan(method, sizes[-1], checkpointing).max_length
+        longest = self.facts.data.longest_batch_tokens(length) if self.facts.data else length
+        useful = [m for m in sizes if m * longest <= 4 * ENOUGH_TOKENS] or sizes[-1:]
+        for micro in useful:
+            found = self.candidate(self.plan(method, micro, checkpointing))
+            if found.memory.verdict in accept or found.memory.verdict == "unknown":
+                return found
+        return None
+
+    def checkpointing_choices(self) -> tuple[bool, ...]:
+        """Both, unless pinned."""
+        held = self.pins.get("activation_checkpointing")
+        return (False, True) if held is None else (held,)
+
+    def best(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:
+        """The plan of the goal: the first method that fits; tight only where nothing else does."""
+        for accept in (("fits",), ("fits", "tight")):
+            for method in methods:
+                if goal == "smallest":
+                    found = self._smallest(method, accept)
+                else:
+                    found = self._fastest(method, accept)
+                if found is not None:
+                    return found
+        return None
+
+    def _fastest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
+        found: list[Candidate] = []
+        for checkpointing in self.checkpointing_choices():
+            one = self.largest(method, checkpointing, accept)
+            if one is None:
+                continue
+            found.append(one)
+            tokens = one.plan.per_device_train_batch_size * one.plan.max_length
+            whole = one.plan.gradient_accumulation_steps == 1
+            if tokens >= ENOUGH_TOKENS or whole or one.memory.verdict == "unknown":
+                break  # recomputation could only cost time
+        return min(
+            found, key=lambda c: c.time.total_seconds or c.time.step_seconds or 0, default=None
+        )
+
+    def _smallest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
+        found = []
+        batch = effective_batch(self.facts, method, self.pins)
+        micro = micro_batches(batch, self.pins)[-1]
+        for checkpointing in self.checkpointing_choices():
+            one = self.candidate(self.plan(method, micro, checkpointing))
+            if one.memory.verdict in accept or one.memory.verdict == "unknown":
+                found.append(one)
+        return min(found, key=lambda c: c.memory.process_bytes or 0, default=None)

@@ -1,0 +1,108 @@
+"""What a run's page says, by its state."""
+
+import pytest
+
+from app import run_source, run_texts
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def run_in(home, records, monkeypatch):
+    from advisor import home as homes
+
+    def make(state, **kw):
+        records.write_run(home, f"run-{state}", state, now=NOW, **kw)
+        assert homes.runs_dir() == home / "runs"
+        return run_source.find(f"run-{state}")
+
+    return make
+
+
+def title(run, lang="en"):
+    return run_texts.title(run, lang, "Europe/Berlin", NOW)
+
+
+def test_running_says_progress_and_deviation(run_in):
+    sentence = title(run_in("running"))
+    assert sentence.startswith("Step 200 of 555: ")
+    assert "left, done about " in sentence
+    assert sentence.endswith("than planned.")
+
+
+def test_running_without_a_plan_claims_no_deviation(run_in):
+    sentence = title(run_in("running", planned=False))
+    assert "planned" not in sentence
+    assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("starting", "Starting"),
+        ("stopping", "Stopping after step 200"),
+        ("finished", "Finished: 200 steps"),
+        ("stopped", "Stopped at step 200 of 555"),
+        ("failed", "Failed at step 200 of 555"),
+        ("lost", "The process is gone since step 200"),
+    ],
+)
+def test_each_state_has_its_sentence(run_in, state, words):
+    run = run_in(state)
+    assert run.state == state
+    assert title(run).startswith(words)
+    assert title(run, "zh") != title(run)
+
+
+def test_killed_run_says_why(run_in):
+    assert "out of memory" in run_in("failed").status.error
+
+
+def test_finished_run_is_full_and_a_stopped_one_is_not(run_in):
+    assert run_in("finished").progress() == 1.0
+    assert run_in("stopped").progress() == pytest.approx(200 / 555)
+
+
+@pytest.mark.parametrize(
+    ("spent", "planned", "end"),
+    [
+        (1000.0, 1005.0, ", as planned."),
+        (1600.0, 1000.0, ", 10 min later than planned."),
+        (400.0, 1000.0, ", 10 min earlier than planned."),
+        (None, 1000.0, "."),
+        (1000.0, None, "."),
+    ],
+)
+def test_deviation(spent, planned, end):
+    assert run_texts.deviation(spent, planned, "en") == end
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "missing"])
+def test_only_a_run_directory_is_a_run(home, name):
+    (home / "x").mkdir()
+    assert run_source.find(name) is None
+
+
+def test_log_shows_what_a_terminal_would(tmp_path):
+    log = tmp_path / "output.log"
+    log.write_bytes(b"\x1b[31mred\x1b[0m\n 1/9\r 5/9\r 9/9\nlast \xff\n")
+    assert run_texts.log_tail(log) == "red\n 9/9\nlast \ufffd"
+    assert run_texts.log_tail(tmp_path / "missing") == ""
+
+
+def test_clock_is_the_readers():
+    berlin = run_texts.clock(NOW, "Europe/Berlin")
+    assert berlin != run_texts.clock(NOW, "Asia/Shanghai")
+    assert run_texts.clock(NOW, "Not/AZone")
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        ([], "No run has been started"),
+        (["running", "failed"], "One of 2 runs is training; 1 failed."),
+        (["finished"], "Nothing is training; 1 runs are kept"),
+    ],
+)
+def test_summary_counts(states, words):
+    assert run_texts.summary(states, "en").startswith(words)

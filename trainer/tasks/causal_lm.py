@@ -1,0 +1,89 @@
+"""Causal language modelling: rows to token ids, batches with padding that no loss is taken of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.data import tokenise_texts
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
+
+LABEL_OF_PADDING = -100
+"""What the loss of transformers leaves out."""
+
+compute_metrics = None
+"""The evaluation loss is the metric; perplexity is its exponential."""
+
+
+def features(
+    rows: "datasets.Dataset", *, text_column: str, tokenizer: Any, max_length: int, cache: Path
+) -> "datasets.Dataset":
+    """Token ids of each row, cut at `max_length`, on disk.
+
+    Args:
+        rows: with text in `text_column`.
+        text_column: name of the column.
+        tokenizer: of transformers.
+        max_length: in tokens.
+        cache: Arrow file to write; it is mapped, not read into memory.
+
+    Returns:
+        Columns input_ids, length (after cutting) and whole_length (before).
+    """
+    import datasets
+
+    def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        whole = tokenise_texts(tokenizer, batch[text_column])
+        cut = [ids[:max_length] for ids in whole]
+        return {
+            "input_ids": cut,
+            "length": [len(ids) for ids in cut],
+            "whole_length": [len(ids) for ids in whole],
+        }
+
+    integer = datasets.Value("int32")
+    return rows.map(
+        convert,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=datasets.Features(
+            {"input_ids": datasets.List(integer), "length": integer, "whole_length": integer}
+        ),
+        load_from_cache_file=False,
+        cache_file_name=str(cache),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Pads the rows of a batch to its longest; labels are the ids, and -100 on padding alone.
+
+    Padding is told by position, not by id: where the end-of-text token also pads, the real one at
+    the end of a row is still learned.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+        """A batch: input_ids, attention_mask and labels, each (batch, length) int64."""
+        import torch
+
+        lengths = [len(row["input_ids"]) for row in rows]
+        width, unit = max(lengths), self.pad_to_multiple_of or 1
+        shape = (len(rows), -(-width // unit) * unit)
+        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
+        labels = torch.full(shape, LABEL_OF_PADDING, dtype=torch.int64)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
+            input_ids[i, :length] = labels[i, :length] = ids
+            attention_mask[i, :length] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def collator(tokenizer: Any, *, pad_to_multiple_of: int | None) -> Collator:
+    """The collator for a tokenizer that has a padding token."""
+    return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)

@@ -1,0 +1,376 @@
+"""Build and run transformers.Trainer from an arguments file. Trains: touches devices, disk, random state."""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import datasets
+import torch
+import transformers
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from advisor.arguments import DataArguments, ModelArguments, parse_arguments
+from advisor.errors import InputError
+from advisor.rows import load_rows
+from advisor.tasks import find_task
+from trainer import record, runs
+from trainer.callback import RunCallback
+from trainer.event_log import EventLog
+from trainer.memory_meter import MemoryMeter
+from trainer.stopping import Stop, StopNowError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a session of training ended."""
+
+    reason: Literal["finished", "stopped", "failed"]
+    """finished: the planned steps were reached, however the loop was left."""
+    step: int
+    """Optimizer steps done, earlier sessions included."""
+    error: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    """For run.json; see RunCallback.summary."""
+    model_path: str | None = None
+    """Directory with the trained model; None unless finished."""
+
+
+def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
+    """Train as args.json in the run directory says, from the newest complete checkpoint if any.
+
+    Raises:
+        InputError: arguments, model or data that cannot be used on this machine.
+        StopNowError: asked to stop before training began.
+    """
+    arguments = runs_arguments(run_dir)
+    _refuse_many_devices(use_cpu=bool(arguments.get("use_cpu")))
+    model_args, data_args, training_args = parse_arguments(run_dir / record.ARGUMENTS)
+    _refuse_lonely_processes(training_args)
+    stop.check()
+    training_args.output_dir = str(runs.checkpoints_dir(run_dir, arguments))
+    training_args.disable_tqdm = True
+    # Left on, Trainer logs a NaN loss as 0.0.
+    training_args.logging_nan_inf_filter = False
+    checkpoint = runs.newest_checkpoint(Path(training_args.output_dir))
+
+    set_seed(training_args.seed)
+    tokenizer = build_tokenizer(model_args)
+    stop.check()
+    model = build_model(
+        model_args, data_args.task, with_checkpointing=training_args.activation_checkpointing
+    )
+    stop.check()
+    with _scratch(run_dir) as scratch:
+        data = _Data(data_args, tokenizer, training_args, scratch)
+        stop.check()
+        return _Session(run_dir, log, stop, training_args, checkpoint).run(model, tokenizer, data)
+
+
+def runs_arguments(run_dir: Path) -> dict[str, Any]:
+    """The content of a run's args.json."""
+    return json.loads((run_dir / record.ARGUMENTS).read_text(encoding="utf-8"))
+
+
+def _refuse_many_devices(*, use_cpu: bool) -> None:
+    count = 0 if use_cpu else torch.cuda.device_count()
+    if count > 1 and "LOCAL_RANK" not in os.environ:
+        raise InputError(
+            f"{count} GPUs are visible and no launcher was used, so Trainer would train on all of "
+            f"them and multiply the batch by {count}; set CUDA_VISIBLE_DEVICES to one of them, or "
+            "start with torchrun."
+        )
+
+
+def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if training_args.world_size != world:
+        raise InputError(
+            f"The launcher started {world} processes and each would train alone; "
+            "set use_cpu to true to train together without a GPU.",
+            field="use_cpu",
+        )
+
+
+@contextlib.contextmanager
+def _scratch(run_dir: Path) -> Iterator[Path]:
+    """A folder for tokenised rows, gone afterwards."""
+    path = run_dir / f".features-{os.environ.get('RANK', '0')}"
+    shutil.rmtree(path, ignore_errors=True)  # of a session that was killed
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- model -----------------------------------------------------------------------------------
+
+
+def build_tokenizer(args: ModelArguments) -> Any:
+    """The tokenizer, with a padding token: the end-of-text token where it has none of its own.
+
+    Raises:
+        InputError: it cannot be loaded, or has neither token.
+    """
+    name = args.tokenizer_name or args.model_name_or_path or args.config_name
+    with _as_input_error("tokenizer", name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"The tokenizer of {name} has neither pad_token nor eos_token; "
+                "add one to its tokenizer_config.json.",
+                field="tokenizer_name",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) -> Any:
+    """The model as the advisor simulates it: loaded in `dtype`, adapters on top, nothing cast.
+
+    `peft.prepare_model_for_kbit_training` is left out on purpose: it would load a model in one dtype
+    and train it in another (float32 embeddings and norms) that the plan does not say.
+
+    Args:
+        args: which model; without weights its initial ones depend on the seed set before.
+        task: slug of `advisor.tasks`.
+        with_checkpointing: activation checkpointing will be on.
+
+    Raises:
+        InputError: it cannot be loaded, or bitsandbytes is missing.
+    """
+    auto_class = getattr(transformers, find_task(task).auto_class)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, args.dtype),
+        "attn_implementation": args.attn_implementation,
+        "trust_remote_code": False,
+    }
+    if args.method == "qlora":
+        options["quantization_config"] = _quantization(args)
+        if torch.cuda.is_available():
+            options["device_map"] = {"": torch.cuda.current_device()}
+    name = args.model_name_or_path or args.config_name
+    with _as_input_error("model", name):
+        if args.model_name_or_path:
+            model = auto_class.from_pretrained(name, **options)
+        elif args.method == "qlora":
+            raise ValueError("method qlora needs weights to quantise; name a model that has them.")
+        else:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            model = auto_class.from_config(config, **options)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    if args.method != "full":
+        model = _with_adapters(model, args)
+        if with_checkpointing:
+            # The frozen embeddings' output carries no gradient, and checkpointed layers need one.
+            model.enable_input_require_grads()
+    return model
+
+
+def _quantization(args: ModelArguments) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "method qlora needs the package bitsandbytes, which is not installed; "
+            "pip install bitsandbytes, or use lora.",
+            field="method",
+        )
+    if args.load_in_8bit:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=args.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=args.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, args.bnb_4bit_compute_dtype),
+    )
+
+
+def _with_adapters(model: Any, args: ModelArguments) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = args.lora_target_modules
+    config = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_dora=args.use_dora,
+        use_rslora=args.use_rslora,
+        task_type=TaskType.CAUSAL_LM,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"The adapters do not fit: {error}", field="lora_target_modules") from error
+
+
+@contextlib.contextmanager
+def _as_input_error(what: str, name: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"The {what} {name} cannot be loaded: {reason}", field="model") from error
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+class _Data:
+    """Tokenised rows, their collator, and what is to be said about them."""
+
+    def __init__(
+        self, args: DataArguments, tokenizer: Any, training: TrainingArguments, scratch: Path
+    ) -> None:
+        self.module = task_module(args.task)
+        rows = load_rows(
+            args.train_file,
+            args.text_column,
+            args.validation_file,
+            args.task,
+            validation_split_percentage=args.validation_split_percentage,
+        )
+        datasets.disable_progress_bars()
+
+        def features(part: datasets.Dataset, name: str) -> datasets.Dataset:
+            return self.module.features(
+                part,
+                text_column=rows.text_column,
+                tokenizer=tokenizer,
+                max_length=args.max_seq_length,
+                cache=scratch / f"{name}.arrow",
+            )
+
+        evaluates = training.do_eval or training.eval_strategy != "no" or training.eval_on_start
+        self.train = features(rows.train, "train")
+        self.evaluation = features(rows.evaluation, "evaluation") if evaluates else None
+        self.collator = self.module.collator(
+            tokenizer, pad_to_multiple_of=args.pad_to_multiple_of
+        )
+        self.warnings: list[tuple[str, str]] = []
+        if rows.num_empty_rows:
+            self.warnings.append(("rows_left_out", rows.notes[0]))
+        num_cut = int((self.train.with_format("numpy")["whole_length"][:] > args.max_seq_length).sum())
+        if num_cut:
+            self.warnings.append(
+                (
+                    "rows_cut",
+                    f"{num_cut:,} of {len(self.train):,} training rows are longer than "
+                    f"max_seq_length ({args.max_seq_length:,} tokens) and were cut.",
+                )
+            )
+
+
+def task_module(task: str) -> ModuleType:
+    """The module of `trainer.tasks` that prepares this task's rows."""
+    return importlib.import_module(f"trainer.tasks.{find_task(task).slug.replace('-', '_')}")
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+class _Trainer(Trainer):
+    def save_now(self) -> None:
+        """A complete checkpoint of the step that was just made."""
+        self._save_checkpoint(self.model_wrapped, trial=None)
+        self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+@dataclass(frozen=True)
+class _Session:
+    run_dir: Path
+    log: EventLog
+    stop: Stop
+    args: TrainingArguments
+    checkpoint: Path | None
+
+    def run(self, model: Any, tokenizer: Any, data: _Data) -> Outcome:
+        """Train until the planned steps are done or somebody stops it."""
+        known = (record.read_object(self.run_dir / record.RECORD) or {}).get("predicted") or {}
+        meter = MemoryMeter(self.args.device, context_bytes=known.get("context_bytes"))
+        callback = RunCallback(
+            run_dir=self.run_dir,
+            log=self.log,
+            stop=self.stop,
+            meter=meter,
+            start=self._facts(model, data, known),
+            warnings=data.warnings,
+        )
+        trainer = _Trainer(
+            model=model,
+            args=self.args,
+            data_collator=data.collator,
+            train_dataset=data.train,
+            eval_dataset=data.evaluation,
+            processing_class=tokenizer,
+            compute_metrics=data.module.compute_metrics,
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            if data.evaluation is not None and self.args.eval_strategy == "no":
+                trainer.evaluate()
+        except StopNowError:
+            if self.stop.starting:  # a signal between two lines of the start
+                raise
+        if callback.evaluation_cut:
+            trainer.save_now()
+        try:
+            return self._outcome(trainer, callback)
+        finally:
+            meter.close()
+
+    def _outcome(self, trainer: _Trainer, callback: RunCallback) -> Outcome:
+        state = trainer.state
+        finished = 0 < state.max_steps <= state.global_step
+        stopped = not finished and self.stop.requested()
+        error = None
+        if not finished and not stopped:
+            error = f"Training ended after {state.global_step} of {state.max_steps} steps."
+        return Outcome(
+            reason="finished" if finished else "stopped" if stopped else "failed",
+            step=state.global_step,
+            error=error,
+            measured=callback.summary(state) if state.is_world_process_zero else {},
+            model_path=self._save_model(trainer) if finished else None,
+        )
+
+    def _save_model(self, trainer: _Trainer) -> str:
+        """Where the trained model is: the last checkpoint, or the output directory."""
+        assert self.args.output_dir is not None
+        last = Path(self.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        if last.is_dir() and not self.args.load_best_model_at_end:
+            return str(last)
+        trainer.save_model()
+        return self.args.output_dir
+
+    def _facts(self, model: Any, data: _Data, predicted: Mapping[str, Any]) -> dict[str, Any]:
+        device = self.args.device
+        resumed = None
+        if self.checkpoint is not None:
+            resumed = int(self.checkpoint.name.removeprefix("checkpoint-"))
+        return {
+            "num_rows": len(data.train),
+            "num_eval_rows": 0 if data.evaluation is None else len(data.evaluation),
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            "world_size": self.args.world_size,
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_trainable_parameters": sum(
+                p.numel() for p in model.parameters() if p.requires_grad
+            ),
+            "versions": ", ".join(f"{k} {v}" for k, v in runs.versions().items()),
+            "resumed_from_step": resumed,
+            "predicted_process_bytes": predicted.get("process_bytes"),
+        }
