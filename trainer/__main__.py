@@ -7,8 +7,7 @@ user's error, one line on stderr. 1: a failure, with its traceback.
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,18 +23,25 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     try:
-        args = _parser().parse_args(argv)
-        run_dir = _prepare(args)
-        with _owned(run_dir) as primary:
-            if primary:
-                print(run_dir, flush=True)
-            return _train(run_dir, primary=primary)
+        run_dir = _prepare(_parser().parse_args(argv))
+        owns = _claim(run_dir)
     except InputError as error:
         return _complain(error, EXIT_USER_ERROR)
+    if _rank() == 0:
+        print(run_dir, flush=True)
+    code = EXIT_FAILED  # what Python makes of an exception that goes through
+    try:
+        code = _train(run_dir)
+    except InputError as error:
+        code = _complain(error, EXIT_USER_ERROR)
     except AdvisorError as error:
-        return _complain(error, EXIT_FAILED)
+        code = _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
+    finally:
+        if owns:
+            launch.release(run_dir, exit_code=code)
+    return code
 
 
 def _complain(error: AdvisorError, code: int) -> int:
@@ -108,35 +114,18 @@ def _slug(arguments: Mapping[str, Any]) -> str:
     return "-".join((*names, arguments.get("method", "full")))
 
 
-@contextmanager
-def _owned(run_dir: Path) -> Iterator[bool]:
-    """Hold the directory while training, unless a supervisor does; yields whether we write there."""
+def _claim(run_dir: Path) -> bool:
+    """Take the directory, unless this is not the first process or its supervisor holds it for us."""
     if _rank() > 0:
-        yield False
-        return
+        return False
     data = record.read_object(run_dir / record.RECORD) or {}
     supervisor = data.get("supervisor") or {}
     if supervisor.get("pid") == os.getppid() and process.is_alive(supervisor):
-        yield True
-        return
+        return False
     me = process.identify(os.getpid())
     with record.guard(run_dir):
         launch.claim(run_dir, me, trainer=me, argv=sys.orig_argv)
-    code: int | None = None
-    try:
-        yield True
-        code = EXIT_DONE
-    except InputError:
-        code = EXIT_USER_ERROR
-        raise
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-        raise
-    except BaseException:
-        code = EXIT_FAILED
-        raise
-    finally:
-        launch.release(run_dir, exit_code=code)
+    return True
 
 
 def _world_size() -> int:
@@ -150,39 +139,76 @@ def _rank() -> int:
 # --- training --------------------------------------------------------------------------------
 
 
-def _train(run_dir: Path, *, primary: bool) -> int:
-    """Train and write how it ended, whatever happens."""
+def _train(run_dir: Path) -> int:
+    """Train, and write how it ended whatever happens."""
     stop = Stop(run_dir / record.STOP)
-    log = EventLog(run_dir / record.EVENTS, enabled=primary)
-    step = runs.read_status(run_dir).step or 0
+    log = EventLog(run_dir / record.EVENTS, enabled=_rank() == 0)
     try:
         stop.listen()
         from trainer.train import train
 
         outcome = train(run_dir, log=log, stop=stop)
-    except StopNowError:
-        _finish(run_dir, log, primary, "stopped", step)
+    except (StopNowError, KeyboardInterrupt) as error:
+        _write_end(run_dir, log, reason="stopped")
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return EXIT_DONE
-    except KeyboardInterrupt:
-        _finish(run_dir, log, primary, "stopped", step)
-        raise
     except BaseException as error:
         text = " ".join(str(error).split())
-        sentence = text if isinstance(error, AdvisorError) else f"{type(error).__name__}: {text}"
-        _finish(run_dir, log, primary, "failed", runs.read_status(run_dir).step or 0, error=sentence)
+        kind = "" if isinstance(error, AdvisorError) else f"{type(error).__name__}: "
+        _write_end(run_dir, log, reason="failed", error=kind + text)
         raise
-    measured = {**outcome.measured}
-    _finish(
+    _write_end(
         run_dir,
         log,
-        primary,
-        outcome.reason,
-        outcome.step,
+        reason=outcome.reason,
+        step=outcome.step,
         error=outcome.error,
-        measured=measured,
+        measured=outcome.measured,
         model_path=outcome.model_path,
     )
-    if outcome.error is not None:
-        print("error:", outcome.error, file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_DONE
+    if outcome.error is None:
+        return EXIT_DONE
+    print("error:", outcome.error, file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _write_end(
+    run_dir: Path,
+    log: EventLog,
+    *,
+    reason: str,
+    step: int | None = None,
+    error: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    model_path: str | None = None,
+) -> None:
+    """The end event and the record's last words; what earlier sessions measured is kept."""
+    if _rank() > 0:
+        return
+    if step is None:
+        step = runs.read_status(run_dir).step or 0
+    log.write("end", step=step, reason=reason, error=error, model_path=model_path)
+    log.close()
+    before = (record.read_object(run_dir / record.RECORD) or {}).get("measured") or {}
+    record.update(
+        run_dir,
+        state=reason,
+        step=step,
+        model_path=model_path,
+        measured=_merge(before, measured or {}),
+    )
+
+
+def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Measurements over all sessions of a run: the first loss, the whole time, else the latest."""
+    merged = {**before, **now}
+    if before.get("first_loss") is not None:
+        merged["first_loss"] = before["first_loss"]
+    if now and before.get("total_seconds") is not None:
+        merged["total_seconds"] = before["total_seconds"] + now["total_seconds"]
+    return merged
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,7 +69,9 @@ class RunCallback(TrainerCallback):
         """Write the start event; leave at once when all steps are done (a run that was resumed)."""
         self._stop.starting = False
         if state.is_world_process_zero:
-            self._log.write("start", step=state.global_step, num_steps=state.max_steps, **self._start)
+            self._log.write(
+                "start", step=state.global_step, num_steps=state.max_steps, **self._start
+            )
             for code, message in self._warnings:
                 self._warn(state.global_step, code, message)
             record.update(self._run_dir, state="running", num_steps=state.max_steps)

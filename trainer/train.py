@@ -211,7 +211,9 @@ def _with_adapters(model: Any, args: ModelArguments) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"The adapters do not fit: {error}", field="lora_target_modules") from error
+        raise InputError(
+            f"The adapters do not fit: {error}", field="lora_target_modules"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -254,13 +256,13 @@ class _Data:
         evaluates = training.do_eval or training.eval_strategy != "no" or training.eval_on_start
         self.train = features(rows.train, "train")
         self.evaluation = features(rows.evaluation, "evaluation") if evaluates else None
-        self.collator = self.module.collator(
-            tokenizer, pad_to_multiple_of=args.pad_to_multiple_of
-        )
+        self.collator = self.module.collator(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of)
         self.warnings: list[tuple[str, str]] = []
         if rows.num_empty_rows:
             self.warnings.append(("rows_left_out", rows.notes[0]))
-        num_cut = int((self.train.with_format("numpy")["whole_length"][:] > args.max_seq_length).sum())
+        num_cut = int(
+            (self.train.with_format("numpy")["whole_length"][:] > args.max_seq_length).sum()
+        )
         if num_cut:
             self.warnings.append(
                 (

@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer, pip and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+CHECKED := advisor trainer app tests
+
+.PHONY: setup run test test-all check fix bench lock
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+run: setup
+	$(BIN)/python -m app
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not full"
+
+test-all: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: setup
+	$(BIN)/python tests/benchmarks/bench.py
+
+# Exact versions of a fresh install of the lower bounds, for everybody to install with.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-lock/bin/python -m pip install --quiet "torch==2.13.0" --editable . --group dev
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt
+	rm -rf .venv-lock
