@@ -43,7 +43,7 @@ def recommend(question: Question, show: Callable[[Progress | None], None]) -> Re
     """
     latest: list[Progress] = []
     future = _thread().submit(
-        advisor().recommend, question, on_progress=lambda *event: latest.append(event)
+        advisor().recommend, question, on_progress=lambda name, params: latest.append((name, params))
     )
     return _wait(future, lambda: show(latest[-1] if latest else None))
 

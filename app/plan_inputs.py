@@ -3,10 +3,10 @@
 from typing import Any
 
 import streamlit as st
-from advisor.recommend import Question
 
 from advisor.errors import InputError
 from advisor.hardware.catalogue import accelerator_names, machine_from_name
+from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from app import cache, state, texts
 from app.components import card
@@ -106,7 +106,12 @@ def _change_machine(asked: Question, shown: Recommendation | None) -> None:
             t("machine.count", lang), 1, MAX_DEVICES, step=1, key="machine_count", on_change=change
         )
     else:
-        st.button(t("machine.probe", lang), icon=":material/refresh:", on_click=_probe_again)
+        st.button(
+            t("machine.probe", lang),
+            icon=":material/refresh:",
+            key="probe_again",
+            on_click=_probe_again,
+        )
         for sentence in shown.machine.notes if shown else ():
             st.caption(texts.escape(sentence))
 

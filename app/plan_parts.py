@@ -3,11 +3,11 @@
 from typing import Any
 
 import streamlit as st
-from advisor.recommend import Question
 
 from advisor.errors import AdvisorError, InputError
 from advisor.export import FORMATS, export
 from advisor.locale import catalogue, render
+from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
 from app import cache, charts, forms, frames, state, texts
 from app.components import figure, heading, may_launch

@@ -10,14 +10,16 @@ from advisor.home import runs_dir
 from advisor.recommendation import Recommendation
 from app.run_data import RunData
 from app.run_texts import Run
-from trainer import runs
+from trainer import record, runs
 from trainer.runs import ACTIVE, RunStatus
 
 
 def find(name: str) -> Run | None:
     """The run called `name`; None where there is none. A name with a path in it is no name."""
     directory = runs_dir() / name
-    if Path(name).name != name or not directory.is_dir():
+    if name in ("", ".", "..") or Path(name).name != name:
+        return None
+    if not (directory / record.RECORD).is_file():
         return None
     return _run(runs.read_status(directory))
 
@@ -44,7 +46,7 @@ def _reader(directory: str) -> RunData:
 
 
 def _plan(directory: Path) -> Recommendation | None:
-    path = directory / "plan.json"
+    path = directory / record.PLAN
     try:
         return _read_plan(str(path), path.stat().st_mtime_ns)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The training program: `python -m trainer args.json [--plan plan.json] [--run-dir DIR]`.
 
-Reads an arguments file, writes a run directory, trains. Exit 0: finished, or stopped as asked. 2: the
-user's error, one line on stderr. 1: a failure, with its traceback.
+Reads an arguments file, writes a run directory, trains. Exit 0: finished, or stopped as asked. 2:
+the user's error, one line on stderr. 1: a failure, with its traceback.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def _slug(arguments: Mapping[str, Any]) -> str:
 
 
 def _claim(run_dir: Path) -> bool:
-    """Take the directory, unless this is not the first process or its supervisor holds it for us."""
+    """Take the directory, unless another process of this run did: the first one, a supervisor."""
     if _rank() > 0:
         return False
     data = record.read_object(run_dir / record.RECORD) or {}

@@ -1,4 +1,6 @@
-"""The training loop's reporter: writes events.jsonl and run.json, prints one line a log, stops the loop."""
+"""Reports the training loop and stops it. Writes events.jsonl and run.json, prints a line a log."""
+
+# ruff: noqa: ARG002 -- the signatures are TrainerCallback's
 
 import math
 import statistics
@@ -22,9 +24,9 @@ class RunCallback(TrainerCallback):
     """Reports a run from the first process of it, and lets all of them stop at the same step.
 
     A stop saves a complete checkpoint and unwinds with StopNowError, past everything Trainer would
-    still do: it might delete that checkpoint (save_total_limit) or evaluate for hours. An evaluation
-    that is due at that step is begun and cut short, because a resumed run must find the random
-    state that beginning it leaves behind.
+    still do: it might delete that checkpoint (save_total_limit) or evaluate for hours. An
+    evaluation that is due at that step is begun and cut short, because a resumed run must find the
+    random state that beginning it leaves behind.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from advisor import events
 
 
 class EventLog:
-    """Appends event lines to a file, each flushed at once; a line cut by a crash is closed first."""
+    """Appends event lines to a file, flushed each; a line cut by a crash is closed first."""
 
     def __init__(self, path: Path, *, enabled: bool = True) -> None:
         """Open the file.

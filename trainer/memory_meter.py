@@ -1,4 +1,4 @@
-"""What the training process takes: host memory from the kernel, GPU memory from torch and the driver."""
+"""What the training process takes. Asks the kernel, torch and the NVIDIA driver."""
 
 import contextlib
 import os
@@ -46,11 +46,12 @@ class MemoryMeter:
         # A pid of another namespace that happens to be ours would hold less than we reserved.
         if used is not None and used >= torch.cuda.memory_reserved(self._device):
             self._driver_peak = max(used, self._driver_peak or 0)
-        process_bytes, source = self._driver_peak, "nvml"
+        process_bytes = self._driver_peak
+        source: str | None = "nvml"
         if process_bytes is None:
-            known = self._context_bytes is not None
-            process_bytes = reserved + self._context_bytes if known else None
-            source = "reserved+context" if known else None
+            source = None
+            if self._context_bytes is not None:
+                process_bytes, source = reserved + self._context_bytes, "reserved+context"
         return {
             "allocated_bytes": allocated,
             "reserved_bytes": reserved,

@@ -1,4 +1,4 @@
-"""Build and run transformers.Trainer from an arguments file. Trains: touches devices, disk, random state."""
+"""Run transformers.Trainer on an arguments file. Touches devices, disk and the random state."""
 
 import contextlib
 import importlib
@@ -56,6 +56,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     model_args, data_args, training_args = parse_arguments(run_dir / record.ARGUMENTS)
     _refuse_lonely_processes(training_args)
     stop.check()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     training_args.output_dir = str(runs.checkpoints_dir(run_dir, arguments))
     training_args.disable_tqdm = True
     # Left on, Trainer logs a NaN loss as 0.0.
@@ -66,7 +68,7 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     tokenizer = build_tokenizer(model_args)
     stop.check()
     model = build_model(
-        model_args, data_args.task, with_checkpointing=training_args.activation_checkpointing
+        model_args, data_args.task, with_checkpointing=bool(training_args.activation_checkpointing)
     )
     stop.check()
     with _scratch(run_dir) as scratch:
@@ -123,7 +125,7 @@ def build_tokenizer(args: ModelArguments) -> Any:
     """
     name = args.tokenizer_name or args.model_name_or_path or args.config_name
     with _as_input_error("tokenizer", name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -138,8 +140,8 @@ def build_tokenizer(args: ModelArguments) -> Any:
 def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) -> Any:
     """The model as the advisor simulates it: loaded in `dtype`, adapters on top, nothing cast.
 
-    `peft.prepare_model_for_kbit_training` is left out on purpose: it would load a model in one dtype
-    and train it in another (float32 embeddings and norms) that the plan does not say.
+    `peft.prepare_model_for_kbit_training` is left out on purpose: it turns what is not quantised
+    (embeddings, norms) into float32, which the plan does not say.
 
     Args:
         args: which model; without weights its initial ones depend on the seed set before.
@@ -160,6 +162,7 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
         if torch.cuda.is_available():
             options["device_map"] = {"": torch.cuda.current_device()}
     name = args.model_name_or_path or args.config_name
+    assert name is not None  # check_arguments wants one of them
     with _as_input_error("model", name):
         if args.model_name_or_path:
             model = auto_class.from_pretrained(name, **options)
@@ -242,8 +245,6 @@ class _Data:
             args.task,
             validation_split_percentage=args.validation_split_percentage,
         )
-        datasets.disable_progress_bars()
-
         def features(part: datasets.Dataset, name: str) -> datasets.Dataset:
             return self.module.features(
                 part,
@@ -260,9 +261,8 @@ class _Data:
         self.warnings: list[tuple[str, str]] = []
         if rows.num_empty_rows:
             self.warnings.append(("rows_left_out", rows.notes[0]))
-        num_cut = int(
-            (self.train.with_format("numpy")["whole_length"][:] > args.max_seq_length).sum()
-        )
+        whole: Any = self.train.with_format("numpy")["whole_length"][:]
+        num_cut = int((whole > args.max_seq_length).sum())
         if num_cut:
             self.warnings.append(
                 (

@@ -19,11 +19,13 @@ import datasets, peft, torch, transformers
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 config = LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1,
                      num_attention_heads=2, num_key_value_heads=2, vocab_size=32)
-rows = [{"input_ids": list(range(16)), "labels": list(range(16))} for _ in range(4)]
-arguments = TrainingArguments(output_dir=sys.argv[1], max_steps=2, use_cpu=True, report_to="none",
-                              per_device_train_batch_size=2, save_strategy="no", disable_tqdm=True)
-Trainer(model=LlamaForCausalLM(config), args=arguments,
-        train_dataset=datasets.Dataset.from_list(rows)).train()
+rows = datasets.Dataset.from_list(
+    [{"input_ids": list(range(16)), "labels": list(range(16))} for _ in range(64)])
+arguments = TrainingArguments(output_dir=sys.argv[1], max_steps=4, use_cpu=True, report_to="none",
+                              per_device_train_batch_size=8, save_strategy="steps", save_steps=2,
+                              eval_strategy="steps", eval_steps=2, disable_tqdm=True)
+Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=rows.filter(lambda r: True),
+        eval_dataset=rows.map(lambda r: {"labels": r["labels"]})).train()
 scale = 1 if sys.platform == "darwin" else 1024
 print("RSS", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
 """

@@ -1,6 +1,9 @@
 """Events to series: incremental, honest about what was not finite, right after a resume."""
 
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -98,32 +101,32 @@ def test_smoothing_is_a_mean_and_keeps_gaps():
     assert math.isnan(out[2])
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup"])
-def test_planned_rate_is_what_transformers_computes(name):
+def test_planned_rate_is_what_transformers_computes():
     """Against the real schedulers, in a process of its own: the pages never import torch."""
-    import json
-    import subprocess
-    import sys
-
-    plan = TrainingPlan(
-        lr_scheduler_type=name, learning_rate=1e-3, warmup_steps=0.1, max_steps=50
-    )
-    program = (
-        "import json, sys, torch\n"
-        "from transformers import get_scheduler\n"
-        "p = torch.nn.Parameter(torch.zeros(1))\n"
-        "o = torch.optim.SGD([p], lr=1e-3)\n"
-        "s = get_scheduler(sys.argv[1], o, num_warmup_steps=5, num_training_steps=50)\n"
-        "out = []\n"
-        "for _ in range(51):\n"
-        "    out.append(s.get_last_lr()[0]); o.step(); s.step()\n"
-        "print(json.dumps(out))\n"
-    )
+    names = ["linear", "cosine", "constant", "constant_with_warmup"]
+    program = """
+import json, sys, torch
+from transformers import get_scheduler
+rates = {}
+for name in sys.argv[1:]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=50)
+    rates[name] = []
+    for _ in range(51):
+        rates[name].append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+print(json.dumps(rates))
+"""
     done = subprocess.run(
-        [sys.executable, "-c", program, name], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *names], capture_output=True, text=True, check=True
     )
-    rate = planned_rate(plan, 1000)
-    assert [rate(step) for step in range(51)] == pytest.approx(json.loads(done.stdout), abs=1e-12)
+    for name, expected in json.loads(done.stdout).items():
+        plan = TrainingPlan(
+            lr_scheduler_type=name, learning_rate=1e-3, warmup_steps=0.1, max_steps=50
+        )
+        rate = planned_rate(plan, 1000)
+        assert [rate(step) for step in range(51)] == pytest.approx(expected, abs=1e-12), name
 
 
 def test_unknown_schedule_is_not_drawn():

@@ -101,7 +101,7 @@ def test_clock_is_the_readers():
     [
         ([], "No run has been started"),
         (["running", "failed"], "One of 2 runs is training; 1 failed."),
-        (["finished"], "Nothing is training; 1 runs are kept"),
+        (["finished"], "Nothing is training; 1 kept"),
     ],
 )
 def test_summary_counts(states, words):

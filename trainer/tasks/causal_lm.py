@@ -44,7 +44,7 @@ def features(
         }
 
     integer = datasets.Value("int32")
-    return rows.map(
+    result: Any = rows.map(
         convert,
         batched=True,
         remove_columns=rows.column_names,
@@ -54,6 +54,7 @@ def features(
         load_from_cache_file=False,
         cache_file_name=str(cache),
     )
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,303 @@
+"""The real dashboard in a real browser: what a person does with it, from first load to resume.
+
+No fixed waits: each step waits for what it needs to see. The runs train the demo on the CPU.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ANSWER_MS, STEP_MS = 180_000, 120_000
+START = {"en": "Start training", "zh": "\u5f00\u59cb\u8bad\u7ec3"}
+LOCALES = {"en": "en-US", "zh": "zh-CN"}
+TRAINING = "?pin=max_steps%3D300&pin=logging_steps%3D1"
+
+
+class Dashboard:
+    """The server as a user starts it, with a data directory of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = dict(os.environ, TRAINING_ADVISOR_HOME=str(home))
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app", "--port", str(self.port)],
+            cwd=self.home,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        assert line.startswith("Training Advisor is at"), line
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+    def runs(self) -> list[Path]:
+        return sorted((self.home / "runs").glob("*/run.json"))
+
+    def run_command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: install the system's chromium package or set CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory):
+    from advisor.errors import InputError
+    from trainer import launch
+
+    dashboard = Dashboard(tmp_path_factory.mktemp("home"))
+    dashboard.start()
+    yield dashboard
+    dashboard.end()
+    for path in dashboard.runs():
+        with contextlib.suppress(InputError):  # it has ended already
+            launch.stop(path.parent, force=True)
+
+
+@pytest.fixture
+def open_tab(browser, dashboard):
+    """Opens a page of the dashboard in a fresh browser context."""
+    contexts = []
+
+    def open_at(path="/", lang="en", mode="light", width=1440, height=900):
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=mode,
+            locale=LOCALES[lang],
+            accept_downloads=True,
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.asked = []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        tab.goto(dashboard.url + path)
+        return tab
+
+    yield open_at
+    for context in contexts:
+        context.close()
+
+
+def start_button(tab, lang="en"):
+    return tab.get_by_role("button", name=START[lang]).first
+
+
+def answered(tab, lang="en"):
+    """Wait for the plan."""
+    from playwright.sync_api import expect
+
+    expect(start_button(tab, lang)).to_be_visible(timeout=ANSWER_MS)
+
+
+def heading(tab):
+    return tab.locator("h1").first
+
+
+def row_value(tab, field):
+    return tab.locator(f".st-key-why_{field} button").first
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_first_load(open_tab, lang, mode):
+    from playwright.sync_api import expect
+
+    tab = open_tab(lang=lang, mode=mode)
+    answered(tab, lang)
+    expect(tab.locator(".js-plotly-plot")).not_to_have_count(0)
+    expect(heading(tab)).to_contain_text("\u8fd9\u53f0\u673a\u5668" if lang == "zh" else "machine")
+    expect(tab.get_by_test_id("stException")).to_have_count(0)
+    foreign = [
+        url for url in tab.asked if not url.startswith(("http://127.0.0.1", "data:", "blob:"))
+    ]
+    assert foreign == []
+
+
+def test_colours_of_charts_follow_the_mode(open_tab):
+    """The slots of app.frames are filled by the front end; this breaks first if that changes."""
+    fills = {}
+    for mode in ("light", "dark"):
+        tab = open_tab(mode=mode)
+        answered(tab)
+        bar = tab.locator(".st-key-bar-" + mode + " .bars path").nth(1)
+        bar.wait_for(timeout=30_000)
+        fills[mode] = bar.evaluate("e => getComputedStyle(e).fill")
+    assert fills["light"] != fills["dark"]
+    assert not {f for f in fills.values() if re.fullmatch(r"rgb\(0, 0, \d+\)", f)}
+
+
+@pytest.mark.parametrize("path", ["/", "/run", "/runs"])
+def test_phone_does_not_scroll_sideways(open_tab, path):
+    tab = open_tab(path, width=390, height=844)
+    if path == "/":
+        answered(tab)
+    heading(tab).wait_for(timeout=30_000)
+    main = tab.get_by_test_id("stMain")
+    assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+
+
+def test_pin_moves_the_other_values(open_tab):
+    from playwright.sync_api import expect
+
+    tab = open_tab()
+    answered(tab)
+    before = row_value(tab, "effective_batch_size").inner_text()
+    row_value(tab, "effective_batch_size").click()
+    number = tab.get_by_test_id("stPopoverBody").get_by_role("spinbutton")
+    wanted = str(2 * int(number.input_value()))
+    number.fill(wanted)
+    number.press("Enter")
+    expect(row_value(tab, "effective_batch_size")).to_contain_text(wanted, timeout=ANSWER_MS)
+    expect(tab).to_have_url(re.compile(rf"pin=effective_batch_size(=|%3D){wanted}"))
+    expect(tab.get_by_text(re.compile(r"^was ")).first).to_be_visible()
+    assert wanted not in before
+    tab.reload()
+    answered(tab)
+    expect(row_value(tab, "effective_batch_size")).to_contain_text(wanted)
+
+
+def download(tab, name, filename):
+    """The text that the Export popover saves in one format."""
+    body = tab.get_by_test_id("stPopoverBody")
+    if not body.is_visible():
+        tab.get_by_role("button", name="Export").click()
+    body.get_by_role("radio", name=name).or_(body.get_by_role("button", name=name)).first.click()
+    button = body.get_by_role("button", name=f"Download {filename}")
+    button.wait_for(timeout=30_000)
+    with tab.expect_download() as saved:
+        button.click()
+    assert saved.value.suggested_filename == filename
+    return Path(saved.value.path()).read_text(encoding="utf-8")
+
+
+def test_downloaded_arguments_are_the_command_lines(open_tab, dashboard, tmp_path):
+    tab = open_tab()
+    answered(tab)
+    arguments = download(tab, "args.json", "args.json")
+    plan = download(tab, "plan.json", "plan.json")
+    (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
+    exported = dashboard.run_command(
+        "advisor", "export", str(tmp_path / "plan.json"), "--format", "hf-json"
+    )
+    assert json.loads(arguments) == json.loads(exported)
+
+
+def launched(tab):
+    """Start a run from Plan; the run's page when it trains."""
+    from playwright.sync_api import expect
+
+    answered(tab)
+    start_button(tab).click()
+    dialog = tab.get_by_role("dialog")
+    expect(dialog.get_by_text("-m trainer")).to_be_visible()
+    dialog.get_by_role("button", name="Start", exact=True).click()
+    expect(tab).to_have_url(re.compile(r"/run\?.*run="), timeout=STEP_MS)
+    expect(heading(tab)).to_have_text(re.compile(r"^Step \d"), timeout=STEP_MS)
+
+
+def shown_step(tab):
+    return int(re.search(r"tep ([\d,]+)", heading(tab).inner_text()).group(1).replace(",", ""))
+
+
+def wait_past(tab, step):
+    """Wait until the page, without a click, shows a later step."""
+    tab.wait_for_function(
+        """step => {
+            const found = document.querySelector('h1')?.innerText.match(/^Step ([\\d,]+)/);
+            return found && Number(found[1].replace(',', '')) > step;
+        }""",
+        arg=step,
+        timeout=STEP_MS,
+    )
+
+
+POINTS = """() => Math.max(0, ...[
+    ...document.querySelectorAll('[class*=lane_loss] .js-plotly-plot')
+].flatMap(e => e.data.map(t => t.x.length)))"""
+
+
+def test_launch_watch_reload_stop_and_resume(open_tab):
+    from playwright.sync_api import expect
+
+    tab = open_tab("/" + TRAINING)
+    launched(tab)
+    tab.wait_for_function(f"() => ({POINTS})() > 2", timeout=STEP_MS)
+    points = tab.evaluate(POINTS)
+    tab.wait_for_function(f"n => ({POINTS})() > n", arg=points, timeout=STEP_MS)
+    step = shown_step(tab)
+    tab.reload()
+    wait_past(tab, step)
+
+    tab.get_by_role("button", name="Stop", exact=True).click()
+    tab.get_by_role("dialog").get_by_role("button", name="Stop and save").click()
+    expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
+    stopped_at = shown_step(tab)
+    assert stopped_at >= step
+    expect(tab.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
+
+    tab.get_by_role("button", name="Resume").click()
+    wait_past(tab, stopped_at)
+    tab.get_by_role("button", name="Stop", exact=True).click()
+    tab.get_by_role("dialog").get_by_role("button", name="Stop and save").click()
+    expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
+
+
+def test_run_goes_on_when_the_server_is_killed(open_tab, dashboard):
+    from playwright.sync_api import expect
+
+    tab = open_tab("/" + TRAINING)
+    launched(tab)
+    url, step = tab.url, shown_step(tab)
+    dashboard.end(signal.SIGKILL)
+    dashboard.start()
+    tab.goto(url)
+    wait_past(tab, step)
+    other = open_tab("/run")
+    expect(heading(other)).to_have_text(re.compile(r"^Step \d"), timeout=STEP_MS)
+    other.goto(dashboard.url + "/runs")
+    expect(heading(other)).to_contain_text("is training", timeout=30_000)
+    tab.get_by_role("button", name="Stop", exact=True).click()
+    tab.get_by_role("dialog").get_by_role("button", name="Stop and save").click()
+    expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
