@@ -147,6 +147,7 @@ def describe_data(
     """
     rows = load_rows(path, text_column, validation_path, task)
     file = demo.resolve(str(path), "data")
+    other = None if validation_path is None else Path(validation_path).expanduser()
     lengths, longest, notes = _measure(rows, model)
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
@@ -172,9 +173,9 @@ def describe_data(
             text[:_PREVIEW_CHARACTERS]
             for text in rows.train[: min(_PREVIEW_ROWS, len(rows.train))][rows.text_column]
         ),
-        fingerprint=_fingerprint(file, validation_path, rows.text_column),
+        fingerprint=_fingerprint(file, other, rows.text_column),
         notes=(*rows.notes, *notes),
-        validation_path=None if validation_path is None else str(validation_path),
+        validation_path=None if other is None else str(other),
     )
 
 
@@ -274,7 +275,7 @@ def _reduce(ordered: Sequence[int]) -> list[int]:
     return [ordered[round(i * last / (_MAX_LENGTHS - 1))] for i in range(_MAX_LENGTHS)]
 
 
-def _fingerprint(file: Path, validation_path: str | Path | None, column: str) -> str:
-    files = [file] if validation_path is None else [file, Path(validation_path).expanduser()]
+def _fingerprint(file: Path, other: Path | None, column: str) -> str:
+    files = [file] if other is None else [file, other]
     stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(json.dumps([stats, column]).encode()).hexdigest()

@@ -7,6 +7,7 @@ nothing is downloaded.
 import difflib
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,6 @@ def describe_model(path: str, task: str) -> ModelDescription:
     config = _load_config(config_file)
     model = _build_on_meta(config, found, config_file)
     text_config = config.get_text_config(decoder=True)
-
     notes = _config_notes(content, model, found, location)
     is_directory = location.is_dir()
     weights = _weight_files(location) if is_directory else ()
@@ -335,10 +335,7 @@ def _stored_dtype(
             with safe_open(file, framework="pt") as header:
                 for name in header.keys():  # noqa: SIM118 - not a mapping
                     tensor = header.get_slice(name)
-                    count = 1
-                    for size in tensor.get_shape():
-                        count *= size
-                    numbers[tensor.get_dtype()] += count
+                    numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
         except SafetensorError as error:
             raise InputError(
                 f"{file} is no safetensors file ({error}), its size is "

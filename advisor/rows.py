@@ -170,7 +170,7 @@ def _read(
             texts = _read_one_column(file, format_, column)
     except failures as error:
         raise row_faults.as_input_error(file, format_, None, error) from error
-    return texts, (f"Only column {column!r} of {file.name} is read; all of them failed: {cause}.",)
+    return texts, (f"Only column {column!r} of {file.name} is read; reading all failed: {cause}.",)
 
 
 def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "datasets.Dataset":

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import streamlit as st
-from advisor.recommend import Advisor, Question
 
 from advisor.hardware.machine import Machine
 from advisor.plan import TrainingPlan
+from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
 
 T = TypeVar("T")
@@ -43,7 +43,9 @@ def recommend(question: Question, show: Callable[[Progress | None], None]) -> Re
     """
     latest: list[Progress] = []
     future = _thread().submit(
-        advisor().recommend, question, on_progress=lambda name, params: latest.append((name, params))
+        advisor().recommend,
+        question,
+        on_progress=lambda name, params: latest.append((name, params)),
     )
     return _wait(future, lambda: show(latest[-1] if latest else None))
 

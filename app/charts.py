@@ -197,7 +197,9 @@ def step_timeline(
     note(fig, xs[at], total[at], text, INK, xanchor=place, yanchor="bottom")
     for phase, fraction in timeline.phase_starts.items():
         x, text = fraction * scale, t(f"phase.{phase}", lang)
-        note(fig, x, 0, text, yanchor="top", xanchor="left", xshift=3, yshift=-2)
+        late = fraction > 0.88  # no room to the right of its mark
+        side, shift = ("right", -3) if late else ("left", 3)
+        note(fig, x, 0, text, yanchor="top", xanchor=side, xshift=shift, yshift=-2)
         line = {"color": QUIET, "width": 1}
         fig.add_shape(type="line", x0=x, x1=x, y0=-0.086 * top, y1=0, line=line)
     frame(fig, 276)

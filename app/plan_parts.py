@@ -85,7 +85,9 @@ def conflict_card(asked: Question, recommendation: Recommendation) -> None:
     """Nothing fits: which pins exclude each other, and a button for each way out."""
     lang = state.language()
     with st.container(width="stretch", gap="small"):
-        draw_verdict("does_not_fit", t("conflict.text", lang), t("conflict.detail", lang))
+        pinned = any(conflict.ways_out for conflict in recommendation.conflicts)
+        kind = "conflict" if pinned else "conflict.machine"
+        draw_verdict("does_not_fit", t(f"{kind}.text", lang), t(f"{kind}.detail", lang))
         for number, conflict in enumerate(recommendation.conflicts):
             _conflict(asked, conflict, number)
 

@@ -66,6 +66,8 @@ class RunData:
         self.notices: list[dict[str, Any]] = []
         self.start: dict[str, Any] | None = None
         self.end: dict[str, Any] | None = None
+        self.process_source: str | None = None
+        """How the trainer read process_bytes: rss, nvml, reserved+context."""
         self.step = 0
         self.last_time: float | None = None
         self.active_seconds = 0.0
@@ -105,6 +107,7 @@ class RunData:
             self.epochs.add(step, event.get("epoch"), nonfinite=False)
         elif kind == "memory":
             self._add_values(MEMORY_SERIES, event, step, bad)
+            self.process_source = event.get("process_source")
         elif kind == "eval":
             self.evals.add(step, event.get("eval_loss"), nonfinite="eval_loss" in bad)
         elif kind == "checkpoint":

@@ -191,7 +191,9 @@ def memory(run: Run) -> None:
         fig = live_charts.memory_lane(measured, predicted, quantity, run.total_steps(), lang)
         figure(fig, "memory_lane", alt, run.name)
         text = t("live.memory.text", lang, highest=highest, peak=peak)
-        if quantity == "reserved_bytes":
+        if run.data.process_source == "reserved+context":
+            text += " " + t("live.memory.with_context", lang)
+        elif quantity == "reserved_bytes":
             text += " " + t("live.memory.reserved", lang)
         elif quantity == "allocated_bytes":
             text += " " + t("live.memory.allocated", lang)

@@ -80,6 +80,9 @@ def headline(
     who = t("machine.this", lang) if machine.source == "probe" else machine_name(machine)
     model = recommendation.model.name
     if plan is None or memory is None:
+        if memory is not None and not any(c.ways_out for c in recommendation.conflicts):
+            peak, free = memory.process_bytes, memory.capacity_bytes
+            return t("headline.too_small", lang, who=who, model=model, peak=peak, free=free)
         return t("headline.conflict", lang, who=who, model=model)
     params = {
         "who": who,
@@ -192,9 +195,9 @@ def half_width(memory: MemoryEstimate) -> int | None:
 
 
 def category_list(memory: MemoryEstimate, lang: str) -> str:
-    """The numbers of the memory bar as text, GiB, bottom to top."""
+    """The numbers of the memory bar as text, bottom to top."""
     return DOT.join(
-        f"{t(f'category.{name}', lang).lower()} {units.format_gib(memory.categories[name])}"
+        f"{t(f'category.{name}', lang).lower()} {units.format_bytes(memory.categories[name])}"
         for name in CATEGORIES
         if memory.categories.get(name)
     )

@@ -245,6 +245,7 @@ class _Data:
             args.task,
             validation_split_percentage=args.validation_split_percentage,
         )
+
         def features(part: datasets.Dataset, name: str) -> datasets.Dataset:
             return self.module.features(
                 part,

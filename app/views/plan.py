@@ -54,6 +54,8 @@ if last is None or last.question != asked:
             progress.caption(render(Message(id=event[0], params=event[1]), lang))
 
     try:
+        if last is None:
+            cache.machine(refresh=True)  # what is free now, not when the server was started
         recommendation = cache.recommend(asked, show)
     except AdvisorError as problem:
         error = problem

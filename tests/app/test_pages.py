@@ -181,9 +181,10 @@ def test_server_that_others_can_reach_starts_nothing(open_page, serve_at):
 
 def test_probe_again_asks_the_machine(open_page, fake):
     at = open_page()
+    assert fake.probes == 1
     at.button(key="probe_again").click().run()
     assert not at.exception
-    assert fake.probes == 1
+    assert fake.probes > 1
     assert len(fake.asked) == 2
 
 

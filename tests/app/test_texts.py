@@ -25,6 +25,14 @@ def test_headline_names_a_catalogue_machine(records):
     assert texts.headline(rec, "en").startswith("1 \u00d7 Tesla T4 trains")
 
 
+def test_headline_of_a_machine_that_is_too_small_says_what_is_missing(records):
+    rec = records.recommendation(records.Question(pins={"per_device_train_batch_size": 8}))
+    assert "keeps all your pins" in texts.headline(rec, "en")
+    without = dataclasses.replace(rec.conflicts[0], ways_out=())
+    sentence = texts.headline(dataclasses.replace(rec, conflicts=(without,)), "en")
+    assert "even the smallest plan needs 23.3 GiB and 14.1 are free" in sentence
+
+
 def test_headline_speaks_of_the_cpu_where_no_gpu_trains(records):
     cpu = dataclasses.replace(records.cpu_machine(), ram_free_bytes=20 * GIB)
     assert "on 2 CPU cores" in texts.headline(records.recommendation(machine=cpu), "en")

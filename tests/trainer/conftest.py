@@ -1,4 +1,4 @@
-"""A tiny model, 40 rows and real trainer processes on the CPU, shared by the tests of this folder."""
+"""A tiny model, 40 rows and real trainer processes on the CPU, shared by this folder."""
 
 import json
 import random
@@ -59,6 +59,7 @@ class Bench:
             text=True,
             cwd=self.root,
             timeout=120,
+            check=False,
         )
         assert not check or done.returncode == 0, done.stderr
         return done
@@ -120,4 +121,3 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         Bench.write_rows(root / "rows.jsonl", texts[:38])
         Bench.write_rows(root / "validation.jsonl", texts[38:])
         yield Bench(root, model, root / "rows.jsonl", root / "validation.jsonl")
-

@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.simulate.allocator import CachingAllocator, OutOfMemoryError, block_bytes
+from advisor.units import MIB
+
+
+def test_requests_round_up_to_512_bytes():
+    assert [block_bytes(n) for n in (1, 512, 513)] == [512, 512, 1024]
+
+
+def test_small_requests_share_one_segment_of_2_mib():
+    allocator = CachingAllocator()
+    for _ in range(4):
+        allocator.malloc(1000)
+    assert (allocator.allocated, allocator.reserved) == (4 * 1024, 2 * MIB)
+
+
+def test_medium_request_takes_a_segment_of_20_mib_and_large_one_its_own():
+    allocator = CachingAllocator()
+    allocator.malloc(2 * MIB)
+    assert allocator.reserved == 20 * MIB
+    allocator.malloc(30 * MIB + 1)
+    assert allocator.reserved == 20 * MIB + 32 * MIB
+
+
+def test_unsplit_rest_counts_as_allocated():
+    allocator = CachingAllocator()
+    allocator.malloc(31 * MIB + 512)
+    assert allocator.allocated == 32 * MIB
+
+
+def test_freed_neighbours_merge_and_serve_a_larger_request():
+    allocator = CachingAllocator()
+    first, second = allocator.malloc(9 * MIB), allocator.malloc(9 * MIB)
+    allocator.free(first)
+    allocator.free(second)
+    allocator.malloc(19 * MIB)
+    assert allocator.reserved == 20 * MIB
+
+
+def test_cache_is_returned_before_giving_up():
+    allocator = CachingAllocator(capacity_bytes=64 * MIB)
+    allocator.free(allocator.malloc(40 * MIB))
+    allocator.malloc(50 * MIB)
+    assert (allocator.num_retries, allocator.reserved) == (1, 50 * MIB)
+    with pytest.raises(OutOfMemoryError):
+        allocator.malloc(30 * MIB)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40 * MIB), st.booleans()), max_size=60))
+def test_counters_never_lie(requests):
+    allocator, alive = CachingAllocator(), []
+    for size, free_one in requests:
+        alive.append(allocator.malloc(size))
+        if free_one:
+            allocator.free(alive.pop(0))
+    spans = sorted((b.address, b.address + b.size) for b in alive)
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert allocator.allocated == sum(b.size for b in alive) <= allocator.reserved
+    for block in alive:
+        allocator.free(block)
+    allocator.empty_cache()
+    assert (allocator.allocated, allocator.reserved) == (0, 0)

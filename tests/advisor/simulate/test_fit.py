@@ -1,0 +1,89 @@
+"""A profile must say exactly what a direct trace of the same shape and depth says."""
+
+import numpy as np
+import pytest
+
+from advisor.plan import LoraSettings
+from advisor.simulate import replay
+from advisor.simulate.fit import fit
+from advisor.simulate.profile import Profile, Structure, canonical_config
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "tie_word_embeddings": False,
+}
+CASES = {
+    "full": {},
+    "autocast": {"autocast": "bfloat16", "padded": True},
+    "lora, checkpointing": {
+        "method": "lora",
+        "lora": LoraSettings(r=4),
+        "dtype": "bfloat16",
+        "activation_checkpointing": True,
+    },
+    "accumulation, foreach": {"accumulate": True, "optim": "adamw_torch"},
+    "single row, eager": {"single_row": True, "attn_implementation": "eager"},
+    "cpu": {"device": "cpu", "compute_capability": None, "padded": True},
+}
+
+
+def structure_for(case):
+    values = {"compute_capability": (8, 0), **CASES[case]}
+    return Structure(config=canonical_config(CONFIG), **values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_profile_equals_a_direct_trace_of_another_depth_and_shape(case, tmp_path):
+    from advisor.simulate.step import record
+
+    structure = structure_for(case)
+
+    def trace(depth, batch, length):
+        return record(structure, depth=depth, batch=batch, length=length)
+
+    profile = fit(trace, depth=7, replicate=True, single_row=structure.single_row)
+    assert profile.replicated
+    profile.save(tmp_path / "p.npz")
+    loaded = Profile.load(tmp_path / "p.npz")
+    batch = 1 if structure.single_row else 3
+    direct = fit(trace, depth=7, replicate=False, single_row=structure.single_row)
+    for length in (448, 1600):  # below and above 3,072 tokens: both regimes of the embedding's backward
+        a, b = loaded.program(7), direct.program(7)
+        assert np.array_equal(a.events, b.events)
+        sizes = loaded.sizes(batch, length, 7)[a.template]
+        assert np.array_equal(sizes, direct.sizes(batch, length, 7)[b.template])
+        assert replay.on_cuda(loaded, batch, length, 7) == replay.on_cuda(direct, batch, length, 7)
+
+
+def test_live_bytes_never_exceed_what_the_allocator_counts():
+    from advisor.simulate.step import record
+
+    structure = structure_for("full")
+    profile = fit(
+        lambda d, b, s: record(structure, depth=d, batch=b, length=s),
+        depth=7,
+        replicate=True,
+        single_row=False,
+    )
+    peaks = [replay.on_cuda(profile, b, 256, 7) for b in (2, 4, 8, 16)]
+    assert [p.allocated for p in peaks] == sorted(p.allocated for p in peaks)
+    for batch, peak in zip((2, 4, 8, 16), peaks, strict=True):
+        assert replay.live(profile, batch, 256, 7).allocated <= peak.allocated <= peak.reserved
+        assert sum(peak.categories.values()) == peak.allocated
+
+
+def test_parent_of_the_worker_holds_no_torch():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, advisor.recommend, advisor.spec, advisor.estimate;"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)

@@ -1,0 +1,47 @@
+"""Golden rows: a sample of the measured T4 runs. The full table is `make bench`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.simulate.worker import Worker
+from advisor.spec import answer
+
+ROWS = Path(__file__).parents[2] / "benchmarks" / "measured" / "t4_lora_qlora.jsonl"
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
+        worker = Worker(home=home)
+        yield worker
+        worker.close()
+
+
+def measured_rows():
+    rows = map(json.loads, ROWS.read_text().splitlines())
+    return [
+        r for r in rows if r["plan"]["method"] == "lora" and "SmolLM2-135M" in r["model"]["name"]
+    ]
+
+
+@pytest.mark.parametrize("row", measured_rows(), ids=lambda r: r["id"])
+def test_lora_rows_are_within_the_bar(worker, row):
+    found = answer(row, worker=worker)
+    assert found["allocated_bytes"] == pytest.approx(row["measured"]["allocated_bytes"], rel=0.001)
+    assert found["reserved_bytes"] == pytest.approx(row["measured"]["reserved_bytes"], rel=0.005)
+    low, high = found["interval"]["allocated_bytes"]
+    assert low <= row["measured"]["allocated_bytes"] <= high
+    for phase, value in row["measured"]["phases"].items():
+        assert found["phases"][phase] == pytest.approx(value, abs=2.5 * 2**20)
+
+
+def test_quantised_rows_are_unknown_not_guessed(worker):
+    rows = map(json.loads, ROWS.read_text().splitlines())
+    row = next(r for r in rows if r["plan"]["method"] == "qlora")
+    found = answer(row, worker=worker)
+    assert (found["verdict"], found["allocated_bytes"]) == ("unknown", None)
+    assert "not simulated" in found["assumptions"][0]
