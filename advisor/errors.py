@@ -31,7 +31,9 @@ class PlanError(InputError):
 class UnknownNameError(InputError):
     """A name that a table does not hold."""
 
-    def __init__(self, message: str, *, nearest: tuple[str, ...] = (), field: str | None = None):
+    def __init__(
+        self, message: str, *, nearest: tuple[str, ...] = (), field: str | None = None
+    ) -> None:
         super().__init__(message, field=field)
         self.nearest = nearest
         """The closest names the table does hold, best first."""

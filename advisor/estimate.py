@@ -1,6 +1,7 @@
 """Estimator: memory and time of a plan for one model, data set and machine. Keeps measurements in the cache directory."""
 
 import dataclasses
+import itertools
 import json
 import math
 from functools import cached_property
@@ -338,8 +339,7 @@ class Estimator:
     ) -> tuple[np.ndarray, dict[str, float]]:
         """Where in the step each event stands, 0..1: phases by predicted time, events evenly within a phase."""
         bounds = [start]
-        for phase in PHASES:
-            bounds.append(program.window(f"{phase}1")[1])
+        bounds += [program.window(f"{phase}1")[1] for phase in PHASES]
         counts = np.maximum(np.diff(bounds), 1).astype(float)
         weights = counts / counts.sum()
         rates = self._rates(plan)
@@ -361,7 +361,7 @@ def _thin(total: Any, points: int) -> np.ndarray:
     n = len(total)
     edges = np.unique(np.linspace(0, n, min(points, n) + 1).astype(int))
     keep = {0, n - 1}
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         keep.add(a + int(np.argmax(total[a:b])))
     return np.array(sorted(keep))
 

@@ -145,7 +145,7 @@ class Advisor:
                 advice=advise(facts, best.plan, shown, others) if best else (),
                 memory=best.memory if best else _least(search),
                 time=best.time if best else None,
-                alternatives=_alternatives(search, best, facts) if best else (),
+                alternatives=_alternatives(search, best) if best else (),
                 conflicts=conflicts,
                 machine=facts.machine,
                 model=facts.model,
@@ -158,11 +158,11 @@ class Advisor:
         """Memory and speed of the plan at other micro-batches and lengths, the effective batch about kept."""
         with self._lock:
             facts, estimator, _ = self._prepare(question, None)
-            cells = []
-            for length in _sweep_lengths(facts, plan):
-                for batch in (1, 2, 4, 8, 16, 32):
-                    cells.append(_cell(estimator, plan, batch, length))
-            return tuple(cells)
+            return tuple(
+                _cell(estimator, plan, batch, length)
+                for length in _sweep_lengths(facts, plan)
+                for batch in (1, 2, 4, 8, 16, 32)
+            )
 
     def _prepare(
         self, question: Question, on_progress: Progress | None
@@ -236,7 +236,7 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     return result
 
 
-def _alternatives(search: Search, best: Candidate, facts: Facts) -> tuple[Alternative, ...]:
+def _alternatives(search: Search, best: Candidate) -> tuple[Alternative, ...]:
     """Other plans that fit, none worse than another in both time and memory."""
     plan = best.plan
     found = []

@@ -70,15 +70,15 @@ def load_rows(
     format_ = _format_of(file, "data")
     whole, notes = _read(file, format_, text_column, task)
     column = _find_text_column(whole, file, text_column, task)
-    rows, num_dropped = _with_text(whole, file, format_, column)
-    notes += _dropped_note(num_dropped, len(whole), file, column)
+    rows, num_dropped, more = _with_text(whole, file, format_, column)
+    notes += more
     if validation_path is not None:
         other = Path(validation_path).expanduser()
         other_format = _format_of(other, "validation")
         whole_other, other_notes = _read(other, other_format, column, task)
         _require_column(whole_other, other, column)
-        evaluation, num_dropped_other = _with_text(whole_other, other, other_format, column)
-        notes += other_notes + _dropped_note(num_dropped_other, len(whole_other), other, column)
+        evaluation, num_dropped_other, more = _with_text(whole_other, other, other_format, column)
+        notes += other_notes + more
         return Rows(
             train=rows,
             evaluation=evaluation,
@@ -193,10 +193,8 @@ def _first_column(file: Path, format_: Format, names: tuple[str, ...]) -> str | 
     """The first of `names` that the file has, by its header or first object."""
     if format_ == "csv":
         there = _csv_header(file)
-    elif format_ == "jsonl":
-        there = next(_json_lines(file), {})
     else:
-        there = ()
+        there = next(_json_rows(file, format_), ())
     return next((name for name in names if name in there), None)
 
 
@@ -212,23 +210,36 @@ def _read_one_column(file: Path, format_: Format, column: str) -> "datasets.Data
         _column_of,
         features=datasets.Features({column: datasets.Value("string")}),
         # the time makes a changed file another entry of the cache
-        gen_kwargs={"file": file, "column": column, "modified": file.stat().st_mtime_ns},
+        gen_kwargs={
+            "file": file,
+            "format_": format_,
+            "column": column,
+            "modified": file.stat().st_mtime_ns,
+        },
         **options,
     )
     return cast("datasets.Dataset", dataset)
 
 
-def _column_of(file: Path, column: str, modified: int) -> Iterator[dict[str, str | None]]:  # noqa: ARG001
-    for row in _json_lines(file):
+def _column_of(
+    file: Path,
+    format_: Format,
+    column: str,
+    modified: int,  # noqa: ARG001
+) -> Iterator[dict[str, str | None]]:
+    for row in _json_rows(file, format_):
         value = row.get(column)
         yield {column: value if isinstance(value, str) else None}
 
 
-def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(file: Path, format_: Format) -> Iterator[dict[str, Any]]:
+    """The objects of a well-formed file; what is no object in an array counts as an empty one."""
     with file.open(encoding="utf-8-sig") as stream:
-        for line in stream:
-            if line.strip():
-                yield json.loads(line)
+        rows = (
+            json.load(stream) if format_ == "json" else map(json.loads, filter(str.strip, stream))
+        )
+        for row in rows:
+            yield row if isinstance(row, dict) else {}
 
 
 @contextlib.contextmanager
@@ -311,11 +322,17 @@ def _columns_in_words(dataset: "datasets.Dataset") -> str:
 
 def _with_text(
     dataset: "datasets.Dataset", file: Path, format_: Format, column: str
-) -> tuple["datasets.Dataset", int]:
-    """The rows whose `column` is a text that is not blank, and how many there were besides."""
+) -> tuple["datasets.Dataset", int, tuple[str, ...]]:
+    """The rows whose `column` is a text that is not blank, how many are left out, and notes."""
     import datasets
     import pyarrow as pa
 
+    notes: tuple[str, ...] = ()
+    if isinstance(dataset.features[column], datasets.Json):
+        # datasets keeps such a column as JSON and turns the text "4" into a number
+        notes = (f"Column {column!r} of {file.name} mixes types, so it alone is read.",)
+        with _quiet():
+            dataset = _read_one_column(file, format_, column)
     try:
         keep = _text_mask(dataset, column)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -328,15 +345,14 @@ def _with_text(
             "choose another text_column or another file.",
             field="text_column",
         )
-    if num_dropped:
-        dataset = _select(dataset, keep)
-    if isinstance(dataset.features[column], datasets.Json):
-        features = dataset.features.copy()
-        features[column] = datasets.Value("string")
-        with _quiet():
-            texts = dataset.map(_plain_text, fn_kwargs={"column": column}, features=features)
-        dataset = cast("datasets.Dataset", texts)
-    return dataset, num_dropped
+    if not num_dropped:
+        return dataset, 0, notes
+    left_out = (
+        f"{num_dropped:,} of {len(dataset):,} rows of {file.name} "
+        f"{'is' if num_dropped == 1 else 'are'} left out: "
+        f"column {column!r} is empty, null or not text."
+    )
+    return _select(dataset, keep), num_dropped, (*notes, left_out)
 
 
 def _select(dataset: "datasets.Dataset", mask: "np.ndarray") -> "datasets.Dataset":
@@ -345,17 +361,10 @@ def _select(dataset: "datasets.Dataset", mask: "np.ndarray") -> "datasets.Datase
     return cast("datasets.Dataset", dataset.select(np.flatnonzero(mask)))
 
 
-def _plain_text(row: dict[str, Any], column: str) -> dict[str, str]:
-    return {column: row[column]}
-
-
 def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
-    import datasets
     import numpy as np
     import pyarrow.compute as pc
 
-    if isinstance(dataset.features[column], datasets.Json):
-        return np.array([isinstance(v, str) and bool(v.strip()) for v in dataset[column]])
     masks = [np.zeros(0, dtype=bool)]
     for chunk in dataset.data.column(column).chunks:
         chunk.validate(full=True)  # pyarrow's JSON reader takes bytes that are not UTF-8
@@ -363,16 +372,6 @@ def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
         num_bytes = pc.call_function("binary_length", [trimmed])
         masks.append(pc.fill_null(num_bytes, 0).to_numpy(zero_copy_only=False) > 0)
     return np.concatenate(masks)
-
-
-def _dropped_note(num_dropped: int, num_rows: int, file: Path, column: str) -> tuple[str, ...]:
-    if not num_dropped:
-        return ()
-    verb = "is" if num_dropped == 1 else "are"
-    return (
-        f"{num_dropped:,} of {num_rows:,} rows of {file.name} {verb} left out: "
-        f"column {column!r} is empty, null or not text.",
-    )
 
 
 def _split(

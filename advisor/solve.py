@@ -145,7 +145,7 @@ def base_plan(
     data = facts.data
     padding = data.padding_share(micro, max_length) if data is not None and micro > 1 else 0.0
     evaluation = cadence.evaluation(facts, updates, effective)
-    rules = {
+    rules: dict[str, Any] = {
         "learning_rate": rate.value,
         "weight_decay": rate.base.weight_decay,
         "max_grad_norm": rate.base.max_grad_norm,
@@ -158,7 +158,7 @@ def base_plan(
         **cadence.saving(updates, evaluation["eval_steps"]),
         **cadence.loading(facts, updates, padding),
     }
-    merged = {**values, **{k: v for k, v in rules.items() if k not in held}}
+    merged: dict[str, Any] = {**values, **{k: v for k, v in rules.items() if k not in held}}
     if merged["dataloader_num_workers"] == 0:
         merged.update(dataloader_prefetch_factor=None, dataloader_persistent_workers=False)
     merged["logging_steps"] = min(merged["logging_steps"], max(updates // 10, 1))

@@ -1,9 +1,9 @@
 """The rows of Plan: padlock, name and reason, value; the value opens the why and the editor."""
 
 import streamlit as st
-from advisor.recommend import Question
 
 from advisor.locale import render
+from advisor.recommend import Question
 from advisor.recommendation import Advice, Recommendation
 from app import forms, state, texts
 from app.components import SOURCES

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
-from advisor.recommend import Question
 
 from advisor.locale import LANGUAGES
 from advisor.plan import TrainingPlan
+from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 
 _TEXT = ("model", "data", "task", "text_column", "validation", "machine")

@@ -1,0 +1,1 @@
+"""What a machine has: probed here, or read from the catalogue."""

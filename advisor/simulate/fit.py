@@ -7,6 +7,7 @@ a factor of the length; six determine every polynomial of BASIS. The last trace 
 another shape: the profile must reproduce it event for event.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -61,8 +62,7 @@ def fit(record: Record, *, depth: int, replicate: bool, single_row: bool) -> Pro
 
 
 def _with_note(profile: Profile, note: str) -> Profile:
-    fields = {name: getattr(profile, name) for name in profile.__dataclass_fields__}
-    return Profile(**{**fields, "notes": (*profile.notes, note)})
+    return dataclasses.replace(profile, notes=(*profile.notes, note))
 
 
 def _fit(record: Record, traced: int, replicated: bool, single_row: bool) -> Profile:
@@ -147,9 +147,8 @@ def solve_polynomials(values: np.ndarray, shapes: list[tuple[int, int]]) -> np.n
     base = values[0]
     by_length = values[-1]
     result = np.zeros((values.shape[1], len(BASIS)))
-    powers = [j for j in (0, 1, 2)]
     length_power = np.full(base.shape, -1)
-    for j in powers:
+    for j in (0, 1, 2):
         length_power[np.isclose(by_length * s0**j, base * s1**j, rtol=1e-12)] = j
     batch_power = np.zeros(base.shape, dtype=int)
     if not single:
@@ -244,10 +243,6 @@ def _sweeps(trace: Trace, depth: int) -> list[tuple[str, Any]]:
             continue
         blocks, step = [[layer, start, end]], 0
 
-        def follows(other: int, blocks: Any = blocks, step_now: Any = None) -> bool:
-            step_now = step if step_now is None else step_now
-            return abs(other - blocks[-1][0]) == 1 and step_now in (0, other - blocks[-1][0])
-
         while k < len(runs) and not runs[k][3]:
             layer, start, end, _ = runs[k]
             complete = step != 0 and len(blocks) == depth
@@ -256,7 +251,7 @@ def _sweeps(trace: Trace, depth: int) -> list[tuple[str, Any]]:
                 if complete or after is None or after[3]:
                     break
                 if after[0] != blocks[-1][0] and not (
-                    after[0] != GLOBAL and follows(after[0], blocks, step)
+                    after[0] != GLOBAL and _follows(after[0], blocks, step)
                 ):
                     break
                 blocks[-1][2] = end
@@ -264,7 +259,7 @@ def _sweeps(trace: Trace, depth: int) -> list[tuple[str, Any]]:
                 if complete and start in trace.cuts:
                     break
                 blocks[-1][2] = end
-            elif follows(layer, blocks, step):
+            elif _follows(layer, blocks, step):
                 step = layer - blocks[-1][0]
                 blocks.append([layer, start, end])
             else:
@@ -277,13 +272,18 @@ def _sweeps(trace: Trace, depth: int) -> list[tuple[str, Any]]:
     return items
 
 
+def _follows(layer: int, blocks: list[list[int]], step: int) -> bool:
+    """Whether `layer` is the next one of a sweep that goes by `step` (0: not known yet)."""
+    return abs(layer - blocks[-1][0]) == 1 and step in (0, layer - blocks[-1][0])
+
+
 def _segments(trace: Trace, depth: int) -> list[Any]:
     """The trace as Profile.segments; see profile._unroll for the codes."""
     home: dict[int, tuple[Any, ...]] = {}  # slot -> ("g", slot) or ("l", segment, layer, ordinal)
     segments: list[Any] = []
     for number, (kind, content) in enumerate(_sweeps(trace, depth)):
         if kind == "global":
-            events = []
+            events: list[list[Any]] = []
             for e in trace.events[content[0] : content[1]]:
                 if e >= MARK:
                     events.append(["m", trace.marks[e - MARK]])

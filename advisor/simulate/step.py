@@ -92,6 +92,7 @@ def _trainer_step(
     with recorder.in_phase("forward"):
         batches = [make_batch() for _ in range(micro_batches)]
         items = sum((b["labels"][..., 1:].ne(-100).sum() for b in batches), torch.zeros(()))
+    loss = None
     for batch in batches:
         with recorder.in_phase("forward"):
             output = model(**batch, num_items_in_batch=items)
@@ -103,7 +104,7 @@ def _trainer_step(
     with recorder.in_phase("optimizer"):
         if structure.clip:
             _clip(model, structure)
-        _update(model, optimizer, recorder, structure)
+        _update(optimizer, recorder, structure)
         recorder.mark(f"optimizer{number}")
         model.zero_grad()
     recorder.phase = "forward"
@@ -132,7 +133,7 @@ def _script_step(
     with recorder.in_phase("optimizer"):
         if structure.clip:
             _clip(model, structure)
-        _update(model, optimizer, recorder, structure)
+        _update(optimizer, recorder, structure)
         recorder.mark(f"optimizer{number}")
     recorder.phase = "forward"
     del output, loss
@@ -158,9 +159,7 @@ def _clip(model: nn.Module, structure: Structure) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=structure.device == "cuda")
 
 
-def _update(
-    model: nn.Module, optimizer: Optimizer, recorder: Recorder, structure: Structure
-) -> None:
+def _update(optimizer: Optimizer, recorder: Recorder, structure: Structure) -> None:
     recorder.skip_scalars = structure.optim == "adamw_torch"  # foreach keeps `step` on the CPU
     optimizer.step()
     recorder.skip_scalars = False
@@ -178,7 +177,7 @@ def _optimizer(model: nn.Module, structure: Structure) -> Optimizer:
     """
     from transformers.trainer_pt_utils import get_parameter_names
 
-    kinds = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
+    kinds: dict[str, Any] = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
     if structure.optim not in kinds:
         raise SimulationError(
             f"optim {structure.optim!r} is not simulated yet; {' and '.join(kinds)} are."
@@ -197,7 +196,7 @@ def _optimizer(model: nn.Module, structure: Structure) -> Optimizer:
 
 
 def _wrap_autocast(model: nn.Module, dtype: torch.dtype) -> None:
-    """accelerate's prepare_model: autocast around forward, its outputs converted to float32."""
+    """Accelerate's prepare_model: autocast around forward, its outputs converted to float32."""
     from accelerate.utils import convert_outputs_to_fp32
 
     inner = type(model).forward

@@ -34,7 +34,7 @@ def flash_attention_backward(
 def efficient_attention_backward(
     batch: int, heads: int, length: int, kv_length: int, head_dim: int, itemsize: int, sm80: int
 ) -> list[int]:
-    """delta and the float32 accumulators of the memory-efficient backward (attention_backward.cu).
+    """Delta and the float32 accumulators of the memory-efficient backward (attention_backward.cu).
 
     Read in source, no measured row has its peak here.
     """

@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 
 import pytest
-from advisor.recommend import Question, SweepCell
 
 import advisor.locale
 from advisor import events
@@ -18,6 +17,7 @@ from advisor.locale import Message
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
+from advisor.recommend import Question, SweepCell
 from advisor.recommendation import Advice, Alternative, Conflict, Recommendation
 from advisor.speed import TimeEstimate
 from trainer import process, record, runs

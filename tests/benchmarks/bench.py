@@ -50,7 +50,9 @@ def report(path: Path, worker: Worker) -> None:
             low, high = found["interval"][figure]
             inside.setdefault((method, figure), []).append(low <= want <= high)
     print(f"\n{path.name}: {len(rows)} rows in {time.perf_counter() - first:.0f} s\n")
-    print("| method | figure | n of asked | median | p95 | worst under | worst over | in interval |")
+    print(
+        "| method | figure | n of asked | median | p95 | worst under | worst over | in interval |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for (method, figure), values in sorted(errors.items()):
         size = sorted(map(abs, values))

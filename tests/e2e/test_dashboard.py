@@ -71,7 +71,7 @@ class Dashboard:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium: install the system's chromium package or set CHROMIUM")
     from playwright.sync_api import sync_playwright
@@ -97,12 +97,12 @@ def dashboard(tmp_path_factory):
 
 
 @pytest.fixture
-def open_tab(browser, dashboard):
+def open_tab(chromium, dashboard):
     """Opens a page of the dashboard in a fresh browser context."""
     contexts = []
 
     def open_at(path="/", lang="en", mode="light", width=1440, height=900):
-        context = browser.new_context(
+        context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme=mode,
             locale=LOCALES[lang],
@@ -125,10 +125,13 @@ def start_button(tab, lang="en"):
 
 
 def answered(tab, lang="en"):
-    """Wait for the plan."""
+    """Wait for the plan, and for all that is drawn after it: a popover opened before would close."""
     from playwright.sync_api import expect
 
     expect(start_button(tab, lang)).to_be_visible(timeout=ANSWER_MS)
+    expect(tab.locator(".st-key-use_another")).to_be_visible(timeout=ANSWER_MS)
+    ready = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+    expect(tab.locator(ready)).to_have_count(1, timeout=ANSWER_MS)
 
 
 def heading(tab):
@@ -185,7 +188,7 @@ def test_pin_moves_the_other_values(open_tab):
     answered(tab)
     before = row_value(tab, "effective_batch_size").inner_text()
     row_value(tab, "effective_batch_size").click()
-    number = tab.get_by_test_id("stPopoverBody").get_by_role("spinbutton")
+    number = tab.locator(".st-key-type_effective_batch_size input")
     wanted = str(2 * int(number.input_value()))
     number.fill(wanted)
     number.press("Enter")

@@ -53,7 +53,10 @@ def test_profile_equals_a_direct_trace_of_another_depth_and_shape(case, tmp_path
     loaded = Profile.load(tmp_path / "p.npz")
     batch = 1 if structure.single_row else 3
     direct = fit(trace, depth=7, replicate=False, single_row=structure.single_row)
-    for length in (448, 1600):  # below and above 3,072 tokens: both regimes of the embedding's backward
+    for length in (
+        448,
+        1600,
+    ):  # below and above 3,072 tokens: both regimes of the embedding's backward
         a, b = loaded.program(7), direct.program(7)
         assert np.array_equal(a.events, b.events)
         sizes = loaded.sizes(batch, length, 7)[a.template]
