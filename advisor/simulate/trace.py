@@ -286,7 +286,7 @@ class Recorder(TorchDispatchMode):
         kind = _kind(func)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-        if not inputs and not outputs:
+        if not outputs or func.namespace != "aten":  # a question about a tensor, no kernel
             return
         flops = num_bytes = 0
         launches = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
@@ -350,7 +350,7 @@ def _kind(func: Any) -> str:
     returns = func._schema.returns
     if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
         return "view"
-    if name in ("detach", "alias", "_unsafe_view"):
+    if name in ("detach", "alias", "_unsafe_view") or name.startswith("empty"):
         return "view"
     return _KIND_BY_NAME.get(name, "elementwise")
 
