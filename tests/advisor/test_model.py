@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from advisor import records
 from advisor.errors import InputError, UnknownNameError
 from advisor.model import ModelDescription, describe_model
 
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -138,7 +139,8 @@ def test_linear_modules_are_those_peft_targets(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    for config in (LLAMA, {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2}):
+    gpt2: dict[str, Any] = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2}
+    for config in (LLAMA, gpt2):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
         fan_in = config["model_type"] == "gpt2"
         lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=fan_in)
