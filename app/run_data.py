@@ -183,7 +183,7 @@ def thin(steps: list[int], values: list[float], limit: int = 2000) -> tuple[list
 
 
 def planned_rate(plan: TrainingPlan, num_rows: int) -> Callable[[int], float] | None:
-    """Learning rate after a number of steps, as transformers' schedulers of this name compute it.
+    """Learning rate that optimizer step number n uses, which is what Trainer logs at step n.
 
     None for a schedule that is not among them. Source: transformers/optimization.py.
     """
@@ -200,9 +200,10 @@ def planned_rate(plan: TrainingPlan, num_rows: int) -> Callable[[int], float] | 
         warmup = 0
 
     def rate(step: int) -> float:
-        if step < warmup:
-            return plan.learning_rate * step / max(warmup, 1)
-        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+        done = max(step - 1, 0)  # a step uses the rate that the steps before it led to
+        if done < warmup:
+            return plan.learning_rate * done / max(warmup, 1)
+        progress = min((done - warmup) / max(total - warmup, 1), 1.0)
         return plan.learning_rate * after(progress)
 
     return rate

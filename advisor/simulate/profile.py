@@ -22,7 +22,7 @@ from advisor import records
 from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever recorder, fit or step change what a profile holds, so that old files are made again."""
 
 PHASES = ("forward", "backward", "optimizer")

@@ -127,6 +127,33 @@ class Recorder(TorchDispatchMode):
     def close(self) -> None:
         """What dies from here on dies because the recording is taken apart."""
         self._closed = True
+        self._order_deaths()
+
+    def _order_deaths(self) -> None:
+        """Put deaths that follow each other in the order of their births.
+
+        What frees several storages at once (autocast's cache at its end) does so in an arbitrary order;
+        the allocator ends in the same state whatever the order. Where such a run goes through all
+        layers, each death belongs to its storage's layer.
+        """
+        trace = self.trace
+        depth = max((a.layer for a in trace.allocations), default=GLOBAL) + 1
+        start = 0
+        while start < len(trace.events):
+            end = start
+            while (
+                end < len(trace.events)
+                and trace.events[end] < 0
+                and trace.layers[end] == trace.layers[start]
+            ):
+                end += 1
+            if end - start > 1 and self.trace.layers[start] == GLOBAL:
+                slots = sorted(-e - 1 for e in trace.events[start:end])
+                trace.events[start:end] = [-(slot + 1) for slot in slots]
+                layers = [trace.allocations[slot].layer for slot in slots]
+                if depth > 1 and set(layers) >= set(range(depth)):
+                    trace.layers[start:end] = layers
+            start = max(end, start + 1)
 
     def track(self, tensor: torch.Tensor, op: str, category: str | None = None) -> None:
         """Record the tensor's storage if it is new."""

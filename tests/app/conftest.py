@@ -402,7 +402,8 @@ def write_run(
     for step in range(10, steps + 1, 10):
         time = begin + 30 * step
         rate = 2e-5 * min(
-            step / 17, 0.5 * (1 + math.cos(math.pi * max(step - 17, 0) / (total - 17)))
+            (step - 1) / 17,
+            0.5 * (1 + math.cos(math.pi * max(step - 18, 0) / (total - 17))),
         )
         lines.append(
             events.encode(

@@ -126,7 +126,7 @@ print(json.dumps(rates))
             lr_scheduler_type=name, learning_rate=1e-3, warmup_steps=0.1, max_steps=50
         )
         rate = planned_rate(plan, 1000)
-        assert [rate(step) for step in range(51)] == pytest.approx(expected, abs=1e-12), name
+        assert [rate(step + 1) for step in range(51)] == pytest.approx(expected, abs=1e-12), name
 
 
 def test_unknown_schedule_is_not_drawn():
