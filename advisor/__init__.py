@@ -1,1 +1,4 @@
-"""Pure library: what a training run needs and how it should be set. Importing it loads nothing heavy."""
+"""Pure library: what a training run needs and how it should be set.
+
+Importing it loads nothing heavy.
+"""

@@ -1,4 +1,7 @@
-"""Estimator: memory and time of a plan for one model, data set and machine. Keeps measurements in the cache directory."""
+"""Estimator: memory and time of a plan for one model, data set and machine.
+
+Keeps measurements in the cache directory.
+"""
 
 import dataclasses
 import itertools
@@ -146,7 +149,10 @@ class Estimator:
     def at_shape(
         self, plan: TrainingPlan, batch: int, length: int
     ) -> tuple[MemoryEstimate, float | None]:
-        """Memory of `batch` rows of exactly `length` tokens, and tokens a second; the plan's structure for all shapes."""
+        """Memory of `batch` rows of exactly `length` tokens, and tokens a second.
+
+        The plan's structure for all shapes.
+        """
         structure = dataclasses.replace(self._structure(plan), single_row=False)
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
@@ -179,7 +185,8 @@ class Estimator:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
             raise SimulationError(
-                f"The compute capability of {gpu.name} is unknown; only CUDA devices and CPUs are simulated."
+                f"The compute capability of {gpu.name} is unknown; only CUDA devices and CPUs "
+                f"are simulated."
             )
         capability = None if gpu is None else gpu.compute_capability
         return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
@@ -337,7 +344,10 @@ class Estimator:
     def _positions(
         self, program: Any, plan: TrainingPlan, start: int, end: int
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """Where in the step each event stands, 0..1: phases by predicted time, events evenly within a phase."""
+        """Where in the step each event stands, 0..1.
+
+        Phases by predicted time, events evenly within a phase.
+        """
         bounds = [start]
         bounds += [program.window(f"{phase}1")[1] for phase in PHASES]
         counts = np.maximum(np.diff(bounds), 1).astype(float)
@@ -357,7 +367,10 @@ def _around(value: int, share: float) -> tuple[int, int]:
 
 
 def _thin(total: Any, points: int) -> np.ndarray:
-    """Positions to keep: the first, the last and the highest of each bucket, so that no peak is lost."""
+    """Positions to keep.
+
+    The first, the last and the highest of each bucket, so that no peak is lost.
+    """
     n = len(total)
     edges = np.unique(np.linspace(0, n, min(points, n) + 1).astype(int))
     keep = {0, n - 1}
@@ -367,7 +380,10 @@ def _thin(total: Any, points: int) -> np.ndarray:
 
 
 def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
-    """A measurement of this machine: from the cache, else made now. Keyed by the library versions."""
+    """A measurement of this machine: from the cache, else made now.
+
+    Keyed by the library versions.
+    """
     from importlib.metadata import version
 
     versions = "-".join(version(p) for p in ("torch", "transformers"))

@@ -1,10 +1,12 @@
-"""The event lines of a run: one flat JSON object a line, written by the trainer, read by everybody else.
+"""The event lines of a run.
 
-    {"v": 1, "event": "log", "time": 1764000000.0, "step": 20, "loss": 2.31, "learning_rate": 0.0003}
+One flat JSON object a line, written by the trainer, read by everybody else.
 
-Kinds: start, log, eval, memory, checkpoint, warning, finding, end. Non-finite numbers become null and
-their names stand in "nonfinite". Readers start at a byte offset, stop at the last newline and skip
-kinds they do not know.
+    {"v": 1, "event": "log", "time": 1764000000, "step": 20, "loss": 2.31, "learning_rate": 0.0003}
+
+Kinds: start, log, eval, memory, checkpoint, warning, finding, end. Non-finite numbers become null
+and their names stand in "nonfinite". Readers start at a byte offset, stop at the last newline and
+skip kinds they do not know.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Where this program keeps its files. Reads TRAINING_ADVISOR_HOME; creates the directories it returns."""
+"""Where this program keeps its files.
+
+Reads TRAINING_ADVISOR_HOME; creates the directories it returns.
+"""
 
 import os
 from pathlib import Path

@@ -15,7 +15,10 @@ CATEGORIES = (
     "workspace",
     "fragmentation",
 )
-"""Bottom to top of every memory chart. On a CPU `context` is the process before the model: interpreter and libraries."""
+"""Bottom to top of every memory chart.
+
+On a CPU `context` is the process before the model: interpreter and libraries.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,10 @@ class TrainingPlan:
     quantization: Quantization | None = None
     """Quantised loading; set if and only if the method is qlora."""
     dtype: Dtype = "float32"
-    """The dtype the weights are *loaded* in. `bf16`/`fp16` below switch autocast on, which is another thing."""
+    """The dtype the weights are *loaded* in.
+
+    `bf16`/`fp16` below switch autocast on, which is another thing.
+    """
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     max_length: int = 1024
     """Rows are cut here, in tokens. Memory is sized on the longest batch this allows."""
@@ -151,7 +154,8 @@ class TrainingPlan:
             _require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
         if self.max_steps <= 0 and (self.num_train_epochs is None or not self.num_train_epochs > 0):
             raise PlanError(
-                f"num_train_epochs must be greater than 0 or max_steps be set, got {self.num_train_epochs} and {self.max_steps}.",
+                f"num_train_epochs must be greater than 0 or max_steps be set, got "
+                f"{self.num_train_epochs} and {self.max_steps}.",
                 field="num_train_epochs",
             )
         if self.bf16 and self.fp16:
@@ -160,24 +164,28 @@ class TrainingPlan:
             raise PlanError("fp16 does nothing on a CPU; use bf16 or neither.", field="fp16")
         if self.fp16 and self.dtype == "float16" and self.method == "full":
             raise PlanError(
-                "fp16 autocast cannot unscale the gradients of float16 weights; load them as float32.",
+                "fp16 autocast cannot unscale the gradients of float16 weights; load them as "
+                "float32.",
                 field="dtype",
             )
         if (self.lora is not None) != (self.method in ("lora", "qlora")):
             raise PlanError(
-                f"method {self.method} {'needs' if self.lora is None else 'takes no'} lora settings.",
+                f"method {self.method} {'needs' if self.lora is None else 'takes no'} lora "
+                f"settings.",
                 field="lora",
             )
         if (self.quantization is not None) != (self.method == "qlora"):
             raise PlanError(
-                f"method {self.method} {'needs' if self.quantization is None else 'takes no'} quantization.",
+                f"method {self.method} {'needs' if self.quantization is None else 'takes no'} "
+                f"quantization.",
                 field="quantization",
             )
         if self.dataloader_num_workers == 0 and (
             self.dataloader_prefetch_factor is not None or self.dataloader_persistent_workers
         ):
             raise PlanError(
-                "dataloader_prefetch_factor and dataloader_persistent_workers need dataloader_num_workers above 0.",
+                "dataloader_prefetch_factor and dataloader_persistent_workers need "
+                "dataloader_num_workers above 0.",
                 field="dataloader_num_workers",
             )
 
@@ -190,7 +198,10 @@ class TrainingPlan:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.devices
 
     def updates_per_epoch(self, num_rows: int) -> int:
-        """Optimizer steps in one pass over `num_rows` rows, counted as transformers.Trainer does."""
+        """Optimizer steps in one pass over `num_rows` rows.
+
+        Counted as transformers.Trainer does.
+        """
         batches = math.ceil(num_rows / (self.per_device_train_batch_size * self.devices))
         return max(math.ceil(batches / self.gradient_accumulation_steps), 1)
 
@@ -219,7 +230,10 @@ class TrainingPlan:
         return math.ceil(self.warmup_steps * self.optimizer_steps(num_rows))
 
     def pad_to_multiple_of(self) -> int | None:
-        """Tokens a padded batch is rounded up to: CUDA's attention kernels take masks of multiples of 16."""
+        """Tokens a padded batch is rounded up to.
+
+        CUDA's attention kernels take masks of multiples of 16.
+        """
         return 16 if self.attention_mask and not self.use_cpu else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Ties it together: a Question in, a Recommendation out. Holds the worker process and caches what it described."""
+"""Ties it together: a Question in, a Recommendation out.
+
+Holds the worker process and caches what it described.
+"""
 
 import platform
 import threading
@@ -155,7 +158,10 @@ class Advisor:
             )
 
     def sweep(self, question: Question, plan: TrainingPlan) -> tuple[SweepCell, ...]:
-        """Memory and speed of the plan at other micro-batches and lengths, the effective batch about kept."""
+        """Memory and speed of the plan at other micro-batches and lengths.
+
+        The effective batch about kept.
+        """
         with self._lock:
             facts, estimator, _ = self._prepare(question, None)
             return tuple(
@@ -301,7 +307,10 @@ def _conflicts(
     pins: dict[str, Any],
     methods: tuple[Method, ...],
 ) -> tuple[Conflict, ...]:
-    """The pins that cannot hold: those whose giving up alone makes a plan possible, else the machine's limit."""
+    """The pins that cannot hold.
+
+    Those whose giving up alone makes a plan possible, else the machine's limit.
+    """
     held = dict(pins)
     if question.method != "auto":
         held["method"] = question.method

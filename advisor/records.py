@@ -1,4 +1,6 @@
-"""Frozen dataclasses to JSON and back: one encoder and one strict decoder for every record we write.
+"""Frozen dataclasses to JSON and back.
+
+One encoder and one strict decoder for every record we write.
 
 Files from disk are somebody's input: the decoder names the field, what it got and what it wants.
 """

@@ -191,10 +191,7 @@ def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "d
 
 def _first_column(file: Path, format_: Format, names: tuple[str, ...]) -> str | None:
     """The first of `names` that the file has, by its header or first object."""
-    if format_ == "csv":
-        there = _csv_header(file)
-    else:
-        there = next(_json_rows(file, format_), ())
+    there = _csv_header(file) if format_ == "csv" else next(_json_rows(file, format_), ())
     return next((name for name in names if name in there), None)
 
 

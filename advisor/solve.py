@@ -1,4 +1,7 @@
-"""Pins, limits and a goal become a plan: build candidates from the rules, ask the estimator, keep what fits."""
+"""Pins, limits and a goal become a plan.
+
+Build candidates from the rules, ask the estimator, keep what fits.
+"""
 
 import dataclasses
 import difflib
@@ -66,7 +69,8 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
             raise UnknownNameError(
-                f"There is nothing called {name!r} to pin; the nearest are {', '.join(nearest) or 'none'}.",
+                f"There is nothing called {name!r} to pin; the nearest are "
+                f"{', '.join(nearest) or 'none'}.",
                 nearest=nearest,
                 field=name,
             )
@@ -93,7 +97,8 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
                 _check_one(hint)
     if pins.get("quantization") is not None or pins.get("method") == "qlora":
         raise PlanError(
-            "method qlora is not available yet: quantised layers are not simulated. Use lora or full.",
+            "method qlora is not available yet: quantised layers are not simulated. Use lora "
+            "or full.",
             field="method",
         )
     return dict(pins)
@@ -198,12 +203,14 @@ def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> in
         ):
             if part is not None and wanted % part:
                 raise PlanError(
-                    f"{name} {part} does not divide effective_batch_size {wanted}; change one of them.",
+                    f"{name} {part} does not divide effective_batch_size {wanted}; change one "
+                    f"of them.",
                     field=name,
                 )
         if micro is not None and accumulation is not None and micro * accumulation != wanted:
             raise PlanError(
-                f"per_device_train_batch_size {micro} times gradient_accumulation_steps {accumulation} is not "
+                f"per_device_train_batch_size {micro} times gradient_accumulation_steps "
+                f"{accumulation} is not "
                 f"effective_batch_size {wanted}; unpin one of them.",
                 field="effective_batch_size",
             )

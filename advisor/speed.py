@@ -52,7 +52,8 @@ class Rates:
     assumption: str
 
 
-# Constants fitted on 126 public single- and multi-GPU rows (torch 2.x, eager Hugging Face code); the
+# Constants fitted on 126 public single- and multi-GPU rows (torch 2.x, eager Hugging Face code);
+# the
 # held-out single-GPU rows came out within 4.6 % median, 10.6 % p90, with the full queue model. This
 # simpler sum is wider, and its range says so.
 _SUSTAINED = {"A100": 0.82, "L40S": 0.73, "B200": 0.73, "H100": 0.63, "T4": 0.42}

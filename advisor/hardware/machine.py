@@ -1,4 +1,7 @@
-"""Machine: what a probe found or a catalogue row says. Every figure may be None, which means unknown."""
+"""Machine: what a probe found or a catalogue row says.
+
+Every figure may be None, which means unknown.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,7 +34,10 @@ class Gpu:
     bandwidth_bytes_per_second: float | None = None
     """Memory bandwidth of the data sheet."""
     peak_flops: dict[str, float] = field(default_factory=dict)
-    """Dense data-sheet FLOP/s by dtype name (float32, tf32, float16, bfloat16); absent is unknown."""
+    """Dense data-sheet FLOP/s by dtype name (float32, tf32, float16, bfloat16).
+
+    Absent is unknown.
+    """
     bf16_native: bool | None = None
     """Whether bfloat16 runs on the hardware's own units (False: emulated, slow)."""
     usable_by_torch: bool | None = None
@@ -61,7 +67,10 @@ class TorchBuild:
     cuda_version: str | None = None
     """CUDA the wheel was built for, e.g. "12.8"; None for a CPU build."""
     usable: bool | None = None
-    """Whether this wheel can use the GPUs of this machine; None when there is no GPU or it cannot be told."""
+    """Whether this wheel can use the GPUs of this machine.
+
+    None when there is no GPU or it cannot be told.
+    """
     problem: str | None = None
     """Why not, as one sentence: what, got what, do what."""
 
@@ -89,10 +98,14 @@ class Machine:
     platform: str | None = None
     python_version: str | None = None
     notes: tuple[str, ...] = ()
-    """What could not be probed, one sentence each: "NVIDIA driver not found (NVML: libnvidia-ml.so.1)." """
+    """What could not be probed, one sentence each."""
 
     def accelerator(self) -> Gpu | None:
-        """The GPU training would use: of the visible ones that this torch can use, the one with most free memory; None means the CPU trains."""
+        """The GPU training would use.
+
+        Of the visible ones that this torch can use, the one with most free memory; None means the
+        CPU trains.
+        """
         if self.torch is not None and self.torch.usable is False:
             return None
         visible = [

@@ -1,7 +1,8 @@
 """Message catalogues: an id and parameters become a sentence in English or Chinese, at the edge.
 
-A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown in:
-`{peak:gib}`, `{rate:lr}`, `{tokens:count}`, `{step:int}`, `{share:percent}`, `{duration:duration}`.
+A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown
+in: `{peak:gib}`, `{rate:lr}`, `{tokens:count}`, `{step:int}`, `{share:percent}`,
+`{duration:duration}`.
 """
 
 import json

@@ -34,7 +34,8 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "train_sampling_strategy": ("random", "group_by_length"),
 }
 _SIMULATED = (
-    "method", "per_device_train_batch_size", "gradient_accumulation_steps", "activation_checkpointing",
+    "method", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "activation_checkpointing",
     "optim", "per_device_eval_batch_size",
 )  # fmt: skip
 _READ = ("dtype", "bf16", "fp16", "max_length")
@@ -52,7 +53,8 @@ def advise(
         facts: the question.
         plan: the chosen plan.
         pins: the user's.
-        others: memory of neighbouring plans: "larger" (next micro-batch), "checkpointing" (switched),
+        others: memory of neighbouring plans: "larger" (next micro-batch), "checkpointing"
+        (switched),
             "method" (the other one); None or absent is unknown.
     """
     values: dict[str, Any] = {name: getattr(plan, name, None) for name in ORDER}

@@ -11,7 +11,10 @@ def logging_steps(updates: int) -> int:
 
 
 def evaluation(facts: Facts, updates: int, batch: int) -> dict[str, Any]:
-    """Every twentieth of the run; rarer where evaluation would cost more than 5 % of it; at least five times."""
+    """Every twentieth of the run; rarer where evaluation would cost more than 5 % of it.
+
+    At least five times.
+    """
     if facts.data is None or facts.data.num_eval_rows == 0:
         return {"eval_strategy": "no", "eval_steps": None}
     by_cost = facts.data.num_eval_rows / (0.15 * batch)

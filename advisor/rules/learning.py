@@ -12,7 +12,7 @@ from advisor.rules.facts import Facts
 from advisor.tasks import Recipe
 
 MIN_UPDATES = 300
-"""A run needs hundreds of updates (Zhang et al. 2021, arXiv 2006.05987); the number is a judgement."""
+"""A run needs hundreds of updates (arXiv 2006.05987); the number is a judgement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class LearningRate:
     """What the scaling from the recipe's batch made of it."""
 
 
-_SCRATCH = (  # parameters up to, rate: GPT-3 (arXiv 2005.14165, table 2.1); below 100 M SmolLM's recipe
+_SCRATCH = (  # parameters up to, rate: arXiv 2005.14165 table 2.1; below 100 M SmolLM's recipe
     (100e6, 1e-3),
     (200e6, 6e-4),
     (500e6, 3e-4),
@@ -87,7 +87,10 @@ def epochs(facts: Facts, method: Method) -> float:
 
 
 def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
-    """Recipe's rate times sqrt(batch / recipe's batch), the ratio clamped to [1/8, 8] (Malladi et al. 2022)."""
+    """Recipe's rate times sqrt(batch / recipe's batch), the ratio clamped to [1/8, 8].
+
+    Source: Malladi et al. 2022, arXiv 2205.10287.
+    """
     base = recipe(facts, method)
     ratio = min(max(batch / base.effective_batch_size, 1 / 8), 8)
     factor = math.sqrt(ratio)
@@ -95,7 +98,10 @@ def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
 
 
 def adam_beta2(facts: Facts, method: Method, batch: int) -> float:
-    """R-LR-05: below an eighth of the recipe's batch keep the half-life in rows (Marek et al. 2025)."""
+    """R-LR-05: below an eighth of the recipe's batch keep the half-life in rows.
+
+    Source: Marek et al. 2025, arXiv 2507.07101.
+    """
     base = recipe(facts, method).effective_batch_size
     return 0.999 if batch >= base / 8 else round(0.999 ** (batch / base), 6)
 

@@ -1,1 +1,4 @@
-"""The simulator: the real training step on fake tensors, replayed through a model of the allocator."""
+"""The simulator.
+
+The real training step on fake tensors, replayed through a model of the allocator.
+"""

@@ -1,12 +1,12 @@
-"""A model of PyTorch's CUDACachingAllocator (c10/cuda/CUDACachingAllocator.cpp, torch 2.x, one stream).
+"""A model of PyTorch's CUDACachingAllocator: one stream, default settings.
 
-Rules, as in that source: a request is rounded up to 512 B. Up to 1 MiB it is served from the small
-pool, whose segments are 2 MiB; above, from the large pool, whose segments are 20 MiB for requests
-below 10 MiB and the request rounded up to 2 MiB otherwise. The best fit is the smallest free block
-that is large enough, lowest address first. A block is split when the rest is at least 512 B (small
-pool) or more than 1 MiB (large pool); an unsplit rest counts as allocated. Free neighbours of one
-segment merge. When the driver refuses, all wholly free segments are returned and the request tried
-once more.
+Rules, as in c10/cuda/CUDACachingAllocator.cpp of torch 2.x: a request is rounded up to 512 B. Up to
+1 MiB it is served from the small pool, whose segments are 2 MiB; above, from the large pool, whose
+segments are 20 MiB for requests below 10 MiB and the request rounded up to 2 MiB otherwise. The
+best fit is the smallest free block that is large enough, lowest address first. A block is split
+when the rest is at least 512 B (small pool) or more than 1 MiB (large pool); an unsplit rest counts
+as allocated. Free neighbours of one segment merge. When the driver refuses, all wholly free
+segments are returned and the request tried once more.
 
 New segments get descending addresses, as cudaMalloc hands them out; this decides between free
 blocks of equal size (measured T4 runs with eager attention come out exact with it, 4 to 10 % off
@@ -129,7 +129,8 @@ class CachingAllocator:
             self.num_retries += 1
             if self.reserved + segment > self.capacity_bytes:
                 raise OutOfMemoryError(
-                    f"{segment} bytes more than {self.reserved} reserved exceed {self.capacity_bytes}"
+                    f"{segment} bytes more than {self.reserved} reserved exceed "
+                    f"{self.capacity_bytes}"
                 )
         self.reserved += segment
         self.peak_reserved = max(self.peak_reserved, self.reserved)

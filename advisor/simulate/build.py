@@ -1,4 +1,7 @@
-"""The real model class, built on the meta device, then turned into fake CPU tensors in the order they are loaded."""
+"""The real model class, built on the meta device.
+
+It is then turned into fake CPU tensors in the order they are loaded.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -111,7 +114,9 @@ def layers_alike(model: nn.Module) -> bool:
 
 
 def materialise(model: nn.Module, recorder: Recorder) -> None:
-    """Meta parameters and buffers become fake CPU tensors, recorded as loaded: module by module, adapters last.
+    """Meta parameters and buffers become fake CPU tensors, recorded as loaded.
+
+    Module by module, adapters last.
 
     Called inside a FakeTensorMode.
     """

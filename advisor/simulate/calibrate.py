@@ -1,4 +1,7 @@
-"""Measure this machine: what a training process weighs before the model, and how fast the CPU computes."""
+"""Measure this machine.
+
+What a training process weighs before the model, and how fast the CPU computes.
+"""
 
 import json
 import os
@@ -12,7 +15,8 @@ from typing import Any
 
 from advisor.errors import SimulationError
 
-# The real Trainer on a model that weighs nothing: what is left is interpreter, libraries, thread pools.
+# The real Trainer on a model that weighs nothing: what is left is interpreter, libraries, thread
+# pools.
 _BASELINE_PROGRAM = """
 import json, resource, sys, tempfile
 import datasets, peft, torch, transformers

@@ -1,4 +1,6 @@
-"""CUDA semantics for fake CPU tensors: kernels registered where CUDA's composite operators differ from the CPU's.
+"""CUDA semantics for fake CPU tensors.
+
+Kernels registered where CUDA's composite operators differ from the CPU's.
 
 A CPU build of torch cannot hold fake CUDA tensors, so the step runs on fake CPU tensors, and the
 operators below are replaced at the AutogradCPU key (above autograd: what they call builds the graph
@@ -63,7 +65,10 @@ def _softmax(operator: Any) -> Callable[..., Any]:
 
 
 def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
-    """CUDA takes native_dropout and saves a bool mask; the CPU multiplies by a float one (Dropout.cpp). Read in source."""
+    """CUDA takes native_dropout and saves a bool mask.
+
+    The CPU multiplies by a float one (Dropout.cpp). Read in source.
+    """
     if not train or p == 0:
         return x
     return aten.native_dropout(x, p, True)[0]
@@ -134,7 +139,10 @@ def _efficient(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """A bool mask becomes additive; its last dimension is padded to 16 (attention.cpp, pad_bias). Read in source."""
+    """A bool mask becomes additive; its last dimension is padded to 16 (attention.cpp, pad_bias).
+
+    Read in source.
+    """
     if mask is not None:
         mask = _additive(mask, q.dtype)
         pad = -mask.shape[-1] % 16
@@ -156,7 +164,10 @@ def _math(
     causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """_scaled_dot_product_attention_math: the full (length x length) scores. Read in attention.cpp."""
+    """_scaled_dot_product_attention_math: the full (length x length) scores.
+
+    Read in attention.cpp.
+    """
     if q.shape[-3] != k.shape[-3]:
         groups = q.shape[-3] // k.shape[-3]
         k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
@@ -178,7 +189,8 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
 
 
-# CUDA's autocast lists, aten/src/ATen/autocast_mode.h (torch 2.13). The CPU's own lower-precision list
+# CUDA's autocast lists, aten/src/ATen/autocast_mode.h (torch 2.13). The CPU's own
+# lower-precision list
 # (matmul, linear, convolutions, attention) is the same where it matters.
 AUTOCAST_FLOAT32 = (
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal",

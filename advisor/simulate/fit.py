@@ -1,10 +1,12 @@
-"""A few small traces become a Profile, which is checked against one more trace before it is believed.
+"""A few small traces become a Profile.
 
-Depth: a trace of DEPTH layers is cut into global segments and sweeps over the layers (load, forward,
-backward, optimizer). The middle layers must be equal up to the shift of one layer; then any number of
-them can be repeated. Shape: three shapes determine sizes that separate into a factor of the batch and
-a factor of the length; six determine every polynomial of BASIS. The last trace has one layer more and
-another shape: the profile must reproduce it event for event.
+Which is checked against one more trace before it is believed.
+
+Depth: a trace of DEPTH layers is cut into global segments and sweeps over the layers (load,
+forward, backward, optimizer). The middle layers must be equal up to the shift of one layer; then
+any number of them can be repeated. Shape: three shapes determine sizes that separate into a factor
+of the batch and a factor of the length; six determine every polynomial of BASIS. The last trace has
+one layer more and another shape: the profile must reproduce it event for event.
 """
 
 import dataclasses
@@ -133,7 +135,8 @@ def solve_polynomials(values: np.ndarray, shapes: list[tuple[int, int]]) -> np.n
 
     Args:
         values: (shapes, columns).
-        shapes: (batch, length) of each row; 2 or 3 rows assume separable terms, more are solved exactly.
+        shapes: (batch, length) of each row; 2 or 3 rows assume separable terms, more are solved
+        exactly.
 
     Raises:
         _NotSeparableError: too few shapes for one of the columns.
@@ -338,7 +341,7 @@ def _slopes(
     coefficients: np.ndarray,
     rules: dict[int, Rule],
 ) -> tuple[np.ndarray, dict[int, Rule]]:
-    """Growth of global allocations with depth, from a trace with one layer more, of `check_shape`."""
+    """Growth of global allocations with depth, from a trace with one layer more (check_shape)."""
     trace, deeper = traces
     slope = np.zeros(len(trace.allocations), dtype=np.int64)
     rules = dict(rules)

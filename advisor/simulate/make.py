@@ -1,4 +1,7 @@
-"""Make profiles: trace, fit, save; and the store that finds them again. The tracing half needs torch."""
+"""Make profiles: trace, fit, save; and the store that finds them again.
+
+The tracing half needs torch.
+"""
 
 import dataclasses
 import logging

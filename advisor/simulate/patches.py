@@ -1,4 +1,6 @@
-"""Every change made to torch and transformers for a simulation, in one table. Only the worker applies them.
+"""Every change made to torch and transformers for a simulation, in one table.
+
+Only the worker applies them.
 
 Each patch is in force inside `applied(...)` alone, so that nothing leaks into real training or into
 a trace that must not have it. `missing()` is asked when the worker starts: a symbol that is gone

@@ -1,9 +1,11 @@
-"""Profile: the recorded step as a program whose sizes are polynomials in batch and length. No torch.
+"""Profile: the recorded step as a program whose sizes are polynomials in batch and length.
+
+No torch.
 
 The order of births and deaths depends on the Structure alone. Every size is an exact polynomial in
-[1, b, s, b*s, s*s, b*s*s] (b rows of s tokens) or one of the rules in temporaries.py, and the blocks
-of a repeated layer stand for any number of layers. So one Profile answers for every batch, length
-and depth; `Program` is the profile unrolled to one depth.
+[1, b, s, b*s, s*s, b*s*s] (b rows of s tokens) or one of the rules in temporaries.py, and the
+blocks of a repeated layer stand for any number of layers. So one Profile answers for every batch,
+length and depth; `Program` is the profile unrolled to one depth.
 """
 
 import hashlib
@@ -23,7 +25,10 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 
 FORMAT = 3
-"""Raised whenever recorder, fit or step change what a profile holds, so that old files are made again."""
+"""Raised whenever recorder, fit or step change what a profile holds.
+
+So that old files are made again.
+"""
 
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
@@ -34,7 +39,10 @@ DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """Everything that decides the order of events. Batch, length, depth and accumulation count do not."""
+    """Everything that decides the order of events.
+
+    Batch, length, depth and accumulation count do not.
+    """
 
     config: str
     """The model's config as canonical JSON, depth included (it is taken out of the key)."""
@@ -81,7 +89,10 @@ class Structure:
 
 
 def canonical_config(config: Mapping[str, Any]) -> str:
-    """A config as the text Structure holds: sorted, without what has no influence on a training step."""
+    """A config as the text Structure holds.
+
+    Sorted, without what has no influence on a training step.
+    """
     ignored = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
     return json.dumps({k: v for k, v in config.items() if k not in ignored}, sort_keys=True)
 
@@ -118,7 +129,10 @@ def structure_of(
 
 
 def with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """The config with another number of layers; lists with an entry a layer are cut or continued."""
+    """The config with another number of layers.
+
+    Lists with an entry a layer are cut or continued.
+    """
     result = dict(config)
     names = [n for n in DEPTH_NAMES if isinstance(config.get(n), int)]
     old = config[names[0]] if names else None
@@ -194,7 +208,10 @@ class Kernels:
     num_bytes: np.ndarray
     """(n, 6) coefficients."""
     per_layer: np.ndarray
-    """(n, 3): growth of launches, flops and bytes with each further layer, for operators over all layers at once."""
+    """(n, 3): growth of launches, flops and bytes with each further layer.
+
+    For operators over all layers at once.
+    """
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -296,9 +313,10 @@ class Profile:
 def _unroll(profile: Profile, depth: int) -> Program:
     """Walk the segments, repeating the middle layer template.
 
-    Event codes: ["b", template] birth, ["w", template] birth of a workspace, ["m", label] mark, ["g", template] death of a global
-    allocation, ["l", segment, layer, ordinal] death of a layer's allocation. In a sweep the layer is
-    relative to the block's own layer, in a global segment it is a template layer.
+    Event codes: ["b", template] birth, ["w", template] birth of a workspace, ["m", label] mark,
+    ["g", template] death of a global allocation, ["l", segment, layer, ordinal] death of a layer's
+    allocation. In a sweep the layer is relative to the block's own layer, in a global segment it is
+    a template layer.
     """
     traced = profile.traced_depth
     events: list[int] = []

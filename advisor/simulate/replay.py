@@ -1,4 +1,7 @@
-"""Feed a program to the allocator model: peak allocated and peak reserved, by phase and by category. No torch."""
+"""Feed a program to the allocator model.
+
+Peak allocated and peak reserved, by phase and by category. No torch.
+"""
 
 from dataclasses import dataclass
 
@@ -69,7 +72,7 @@ def on_cuda(
 
 
 def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING) -> Peaks:
-    """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's; milliseconds."""
+    """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's."""
     program = profile.program(depth)
     blocks = _rounded(profile, program, batch, length, rounding)
     levels = np.cumsum(program.deltas(blocks))

@@ -87,7 +87,10 @@ def _trainer_step(
     structure: Structure,
     number: int,
 ) -> None:
-    """One pass of Trainer._run_epoch's outer loop; with accumulation two micro-batches stand for any number above one."""
+    """One pass of Trainer._run_epoch's outer loop.
+
+    With accumulation two micro-batches stand for any number above one.
+    """
     micro_batches = 2 if structure.accumulate else 1
     with recorder.in_phase("forward"):
         batches = [make_batch() for _ in range(micro_batches)]
@@ -119,7 +122,10 @@ def _script_step(
     structure: Structure,
     number: int,
 ) -> None:
-    """A bare loop: the same batch again and again, gradients zeroed first, the output alive until the step ends."""
+    """A bare loop.
+
+    The same batch again and again, gradients zeroed first, the output alive until the step ends.
+    """
     if number == 0:
         with recorder.in_phase("forward"):
             model.batch_of_script = make_batch()  # type: ignore[assignment]
@@ -211,8 +217,9 @@ def _wrap_autocast(model: nn.Module, dtype: torch.dtype) -> None:
 def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
     """Tell the recorder which layer the program is in, in forward, recompute and backward.
 
-    Forward hooks bracket a layer. A tensor hook on its output fires when its backward starts (autograd
-    runs nodes in the reverse order of their making), one on the first layer's input when it ends.
+    Forward hooks bracket a layer. A tensor hook on its output fires when its backward starts
+    (autograd runs nodes in the reverse order of their making), one on the first layer's input when
+    it ends.
     """
 
     def enter(number: int) -> Callable[..., None]:

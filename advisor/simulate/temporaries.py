@@ -22,7 +22,9 @@ def softmax_backward(numel: int, itemsize: int) -> list[int]:
 def flash_attention_backward(
     batch: int, heads: int, kv_heads: int, length: int, kv_length: int, head_dim: int, itemsize: int
 ) -> list[int]:
-    """softmax_d, dq_accum (float32) and, with grouped K/V heads, dK/dV over all query heads (flash_api.cpp, mha_bwd).
+    """softmax_d, dq_accum (float32) and, with grouped K/V heads, dK/dV over all query heads.
+
+    In flash_api.cpp, mha_bwd.
 
     Read in source, no measured row has its peak here.
     """
@@ -48,7 +50,9 @@ def efficient_attention_backward(
 
 
 def embedding_backward(indices: int, rows: int, width: int) -> list[int]:
-    """Sort buffers and segment gradients of embedding_dense_backward_cuda (ATen/native/cuda/Embedding.cu).
+    """Sort buffers and segment gradients of embedding_dense_backward_cuda.
+
+    In ATen/native/cuda/Embedding.cu.
 
     Up to 3,072 indices a kernel without temporaries runs. Read in source.
     """
@@ -66,12 +70,18 @@ def embedding_backward(indices: int, rows: int, width: int) -> list[int]:
 
 
 def layer_norm_backward(rows: int, width: int) -> list[int]:
-    """Block partials of the weight and bias gradients, float32 (layer_norm_kernel.cu). Read in source."""
+    """Block partials of the weight and bias gradients, float32 (layer_norm_kernel.cu).
+
+    Read in source.
+    """
     return [min(rows, 64) * width * 4] * 2
 
 
 def foreach_norm(tensors: int, largest: int) -> list[int]:
-    """Per-chunk partial sums of _foreach_norm (ForeachReduceOp.cu): 65,536 elements a chunk. Read in source."""
+    """Per-chunk partial sums of _foreach_norm (ForeachReduceOp.cu): 65,536 elements a chunk.
+
+    Read in source.
+    """
     return [tensors * ((largest + 65535) // 65536) * 4, tensors * 512]
 
 
@@ -95,9 +105,12 @@ RULES: dict[str, Callable[..., list[int]]] = {
 
 
 def cublas_workspace_bytes(compute_capability: tuple[int, int]) -> int:
-    """Workspace a cuBLAS handle keeps per stream (ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize).
+    """Workspace a cuBLAS handle keeps per stream.
 
-    32 MiB on compute capability 9.0 (read in source), else :4096:2:16:8, 8.125 MiB (measured on every T4 row).
+    In ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize.
+
+    32 MiB on compute capability 9.0 (read in source), else :4096:2:16:8, 8.125 MiB (measured on
+    every T4 row).
     """
     return 32 * MIB if compute_capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
 

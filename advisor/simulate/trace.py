@@ -1,4 +1,4 @@
-"""Recorder: a dispatch mode that writes down the birth and death of every storage of a training step.
+"""Recorder: a dispatch mode that writes down the birth and death of every storage of a step.
 
 A storage is born when an operator returns it for the first time and dies when Python and autograd
 let go of it (`weakref.finalize` on the storage), so lifetimes are those of the real program. Every
@@ -59,7 +59,10 @@ class Allocation:
     layer: int
     op: str
     rule: tuple[str, int, tuple[int, ...]] | None = None
-    """(name in temporaries.RULES, index of its result, arguments), where the size is not a polynomial."""
+    """(name in temporaries.RULES, index of its result, arguments).
+
+    Where the size is not a polynomial.
+    """
 
 
 @dataclass(slots=True)
@@ -132,9 +135,9 @@ class Recorder(TorchDispatchMode):
     def _order_deaths(self) -> None:
         """Put deaths that follow each other in the order of their births.
 
-        What frees several storages at once (autocast's cache at its end) does so in an arbitrary order;
-        the allocator ends in the same state whatever the order. Where such a run goes through all
-        layers, each death belongs to its storage's layer.
+        What frees several storages at once (autocast's cache at its end) does so in an arbitrary
+        order; the allocator ends in the same state whatever the order. Where such a run goes
+        through all layers, each death belongs to its storage's layer.
         """
         trace = self.trace
         depth = max((a.layer for a in trace.allocations), default=GLOBAL) + 1
@@ -231,7 +234,10 @@ class Recorder(TorchDispatchMode):
             self._death(slot)
 
     def _workspace(self) -> None:
-        """One cuBLAS workspace for each (handle, stream): autograd's thread has a handle of its own."""
+        """One cuBLAS workspace for each (handle, stream).
+
+        Autograd's thread has a handle of its own.
+        """
         if self.capability is None:
             return
         thread = "backward" if self.phase == "backward" else "forward"
@@ -253,7 +259,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
-            # Python control flow on data: answer as an ordinary batch would (a mask of ones, no packing).
+            # Python control flow on data: answer as an ordinary batch would (a mask of ones, no
+            # packing).
             if args[0].dtype == torch.bool:
                 return True
             if args[0].is_floating_point():
@@ -282,7 +289,8 @@ class Recorder(TorchDispatchMode):
     def _track_by_storage(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """In the optimizer a layer's events follow its parameters, not the program's position.
 
-        A scalar that is made out of nothing (`step`) belongs to the parameter whose states follow it.
+        A scalar that is made out of nothing (`step`) belongs to the parameter whose states follow
+        it.
         """
         source = args[0] if args else None
         outputs = result if isinstance(result, (list, tuple)) else [result]

@@ -1,8 +1,10 @@
-"""The worker: one child process that holds torch and transformers, so that its parent need not. Starts processes.
+"""The worker: one child process that holds torch and transformers, so that its parent need not.
 
-Parent and child speak JSON lines over pipes. The child sees no GPU, leaves when its parent goes (its
-standard input ends) and is started again after a crash. Run as `python -m advisor.simulate.worker`
-it is the child.
+Starts processes.
+
+Parent and child speak JSON lines over pipes. The child sees no GPU, leaves when its parent goes
+(its standard input ends) and is started again after a crash. Run as `python -m
+advisor.simulate.worker` it is the child.
 """
 
 import contextlib
@@ -60,13 +62,15 @@ class Worker:
                 except queue.Empty:
                     self._stop()
                     raise WorkerError(
-                        f"No answer to {method} within {timeout_seconds:.0f} s; the worker was ended. Ask again."
+                        f"No answer to {method} within {timeout_seconds:.0f} s; the worker "
+                        f"was ended. Ask again."
                     ) from None
                 if line is None:
                     code = process.wait()
                     self._stop()
                     raise WorkerError(
-                        f"The worker died during {method} (exit {code}); free memory if it was killed, and ask again."
+                        f"The worker died during {method} (exit {code}); free memory if it "
+                        f"was killed, and ask again."
                     )
                 answer = json.loads(line)
                 if "progress" in answer:

@@ -167,8 +167,10 @@ def test_resolve_knows_the_demo_and_leaves_other_paths(home, paths, monkeypatch)
 
 def test_the_description_modules_are_light(home):
     code = (
-        "import sys, advisor.demo, advisor.data, advisor.model, advisor.rows; advisor.demo.resolve('demo','data'); "
-        "heavy = {'torch','transformers','datasets','peft','numpy','pandas','pyarrow'} & set(sys.modules); "
+        "import sys, advisor.demo, advisor.data, advisor.model, advisor.rows; "
+        "advisor.demo.resolve('demo','data'); "
+        "heavy = {'torch','transformers','datasets','peft','numpy','pandas','pyarrow'} & "
+        "set(sys.modules); "
         "assert not heavy, heavy"
     )
     environment = {**os.environ, "TRAINING_ADVISOR_HOME": str(home)}

@@ -1,4 +1,7 @@
-"""Models saved by save_pretrained are described exactly; what cannot be used is refused in a sentence."""
+"""Models saved by save_pretrained are described exactly.
+
+What cannot be used is refused in a sentence.
+"""
 
 import json
 import os

@@ -59,8 +59,10 @@ def report(path: Path, worker: Worker) -> None:
         p95 = size[min(int(0.95 * len(size)), len(size) - 1)]
         hit = inside[method, figure]
         print(
-            f"| {method} | {figure} | {len(values)} of {asked[method]} | {statistics.median(size):.2f} % "
-            f"| {p95:.2f} % | {min(values):+.2f} % | {max(values):+.2f} % | {sum(hit)} of {len(hit)} |"
+            f"| {method} | {figure} | {len(values)} of {asked[method]} | "
+            f"{statistics.median(size):.2f} % "
+            f"| {p95:.2f} % | {min(values):+.2f} % | {max(values):+.2f} % | {sum(hit)} of "
+            f"{len(hit)} |"
         )
     for method, count in sorted(asked.items()):
         if not any(m == method for m, _ in errors):

@@ -125,7 +125,10 @@ def start_button(tab, lang="en"):
 
 
 def answered(tab, lang="en"):
-    """Wait for the plan, and for all that is drawn after it: a popover opened before would close."""
+    """Wait for the plan, and for all that is drawn after it.
+
+    A popover opened before would close.
+    """
     from playwright.sync_api import expect
 
     expect(start_button(tab, lang)).to_be_visible(timeout=ANSWER_MS)
