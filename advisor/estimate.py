@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,9 +27,12 @@ from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
 from advisor.units import MIB
+from advisor.versions import installed
 
 CPU_ROUNDING = 64
 """Bytes a CPU tensor is aligned to (c10/core/alignment.h)."""
+GLIBC = sys.platform == "linux"
+"""Whether malloc is the one heap.py models; elsewhere the live bytes stand for what is resident."""
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
 
@@ -258,14 +262,15 @@ class Estimator:
     ) -> MemoryEstimate:
         peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING)
         baseline = self._baseline
-        process = baseline + peaks.allocated
+        kept = replay.resident(profile, batch, length, depth) if GLIBC else peaks.allocated
+        process = baseline + kept
         interval = _around(process, 0.08)
         assumptions.append(
             f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."
         )
         categories = dict(peaks.categories)
         categories["context"] = baseline
-        categories["fragmentation"] = 0
+        categories["fragmentation"] = kept - peaks.allocated
         return MemoryEstimate(
             allocated_bytes=peaks.allocated,
             reserved_bytes=None,
@@ -384,9 +389,7 @@ def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
 
     Keyed by the library versions.
     """
-    from importlib.metadata import version
-
-    versions = "-".join(version(p) for p in ("torch", "transformers"))
+    versions = "-".join(installed(p) or "" for p in ("torch", "transformers"))
     path = cache_dir() / f"{method}-{versions.replace('+', '_')}.json"
     if path.exists():
         return json.loads(path.read_text())

@@ -7,7 +7,6 @@ import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from advisor.simulate.make import ProfileStore
 from advisor.simulate.worker import Progress, Worker
 from advisor.solve import Candidate, Goal, Search, check_pins, effective_batch, micro_batches
 from advisor.tasks import find_task
+from advisor.versions import installed
 
 DEFAULT_TASK = "causal-lm"
 PACKAGES = ("training-advisor", "torch", "transformers", "peft", "accelerate", "datasets")
@@ -386,10 +386,5 @@ def _cell(estimator: Estimator, plan: TrainingPlan, batch: int, length: int) -> 
 
 
 def _versions() -> dict[str, str]:
-    result = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return result
+    found = {name: installed(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **{k: v for k, v in found.items() if v}}

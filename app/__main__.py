@@ -6,6 +6,7 @@ weakens them.
 """
 
 import argparse
+import asyncio
 import contextlib
 import errno
 import socket
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     @contextlib.asynccontextmanager
     async def announce(_app: st.App) -> AsyncIterator[None]:
+        await asyncio.to_thread(_prepare_first_answer)
         url = f"http://{ADDRESS}:{st.get_option('server.port')}"
         print(f"Training Advisor is at {url}", flush=True)
         if options.browser:
@@ -51,6 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [str(APP_DIR.parent / "training-advisor-ui")]
     st.App(APP_DIR / "main.py", lifespan=announce).run(config=settings(options.port))
     return 0
+
+
+def _prepare_first_answer() -> None:
+    """Answer the question the page opens on, so that it is there when the page is."""
+    from advisor.errors import AdvisorError
+    from advisor.recommend import Question
+    from app import cache
+
+    print("Preparing the first answer; the very first start also measures this machine.", flush=True)
+    # The page asks again and shows the sentence where it belongs.
+    with contextlib.suppress(AdvisorError):
+        cache.recommend(Question(), lambda _progress: None)
 
 
 def settings(port: int = DEFAULT_PORT) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from advisor.locale import Message
 from advisor.plan import Method
 from advisor.rules.facts import Facts
 
+CPU_BF16_MIN = 50_000_000
+"""Parameters below which bfloat16 attention on a CPU was slower than float32; a judgement."""
 REFERENCE = "NVIDIA capability tables; transformers 5.23 loads dtype='auto' by default"
 
 
@@ -15,7 +17,11 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
     off: dict[str, Any] = {"bf16": False, "fp16": False, "tf32": None}
     if gpu is None:
         native = bool(facts.machine.cpu.bf16_native)
-        return {**off, "dtype": "float32", "bf16": native and facts.model.num_parameters >= 50e6}
+        return {
+            **off,
+            "dtype": "float32",
+            "bf16": native and facts.model.num_parameters >= CPU_BF16_MIN,
+        }
     capability = gpu.compute_capability or (0, 0)
     if capability >= (8, 0):
         dtype = "float32" if method == "full" else "bfloat16"
@@ -29,12 +35,22 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
     return {**off, "dtype": "float32"}
 
 
+def _cpu_reason(facts: Facts, field: str) -> Message:
+    if field == "fp16":
+        return Message(id="precision.fp16_cpu")
+    if field == "dtype":
+        return Message(id="precision.master")
+    if not facts.machine.cpu.bf16_native:
+        return Message(id="precision.cpu")
+    autocast = values(facts, "full")["bf16"]
+    return Message(id="precision.cpu_native" if autocast else "precision.cpu_small")
+
+
 def reason(facts: Facts, method: Method, field: str) -> Message:
     """Why."""
     gpu = facts.gpu()
     if gpu is None:
-        native = bool(facts.machine.cpu.bf16_native)
-        return Message(id="precision.cpu_native" if native else "precision.cpu")
+        return _cpu_reason(facts, field)
     capability = gpu.compute_capability or (0, 0)
     if field == "dtype":
         if method != "full":

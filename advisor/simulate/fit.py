@@ -1,6 +1,4 @@
-"""A few small traces become a Profile.
-
-Which is checked against one more trace before it is believed.
+"""A few small traces become a Profile, checked against one more before it is believed.
 
 Depth: a trace of DEPTH layers is cut into global segments and sweeps over the layers (load,
 forward, backward, optimizer). The middle layers must be equal up to the shift of one layer; then

@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ import numpy as np
 from advisor import records
 from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
+from advisor.versions import installed
 
 FORMAT = 3
 """Raised whenever recorder, fit or step change what a profile holds.
@@ -83,7 +83,7 @@ class Structure:
         if not with_depth:
             config = _without_depth(config)
         data["config"] = config
-        data["versions"] = [version(p) for p in ("torch", "transformers", "peft", "accelerate")]
+        data["versions"] = [installed(p) for p in ("torch", "transformers", "peft", "accelerate")]
         data["format"] = FORMAT
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
 

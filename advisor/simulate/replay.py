@@ -9,6 +9,7 @@ import numpy as np
 
 from advisor.memory import CATEGORIES
 from advisor.simulate.allocator import ROUNDING, CachingAllocator
+from advisor.simulate.heap import Heap
 from advisor.simulate.profile import PHASES, Profile, Program
 
 
@@ -88,6 +89,19 @@ def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = 
         categories=_at_peak(program, blocks),
         num_retries=0,
     )
+
+
+def resident(profile: Profile, batch: int, length: int, depth: int) -> int:
+    """Peak of what malloc keeps resident on a CPU, over load and two steps; bytes."""
+    program = profile.program(depth)
+    sizes = profile.sizes(batch, length, depth)[program.template].tolist()
+    heap, chunks = Heap(), {}
+    for e in program.events.tolist():
+        if e >= 0:
+            chunks[e] = heap.malloc(sizes[e])
+        else:
+            heap.free(chunks.pop(-e - 1))
+    return heap.peak_resident
 
 
 def _rounded(
