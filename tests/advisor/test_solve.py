@@ -1,0 +1,238 @@
+"""The solver with an estimator that grows like a real one. Its numbers are test data."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.data import DataDescription
+from advisor.errors import InputError, PlanError, SimulationError, UnknownNameError
+from advisor.hardware.catalogue import machine_from_name
+from advisor.hardware.machine import Cpu, Machine
+from advisor.memory import MemoryEstimate, verdict
+from advisor.model import ModelDescription
+from advisor.rules.facts import Facts
+from advisor.solve import Search, check_pins, effective_batch
+from advisor.speed import TimeEstimate
+
+GIB = 2**30
+LENGTHS = tuple(range(40, 1000, 8))
+
+
+def model(parameters=600e6, weights=True):
+    return ModelDescription(
+        name="m",
+        path="/m",
+        config={"model_type": "llama"},
+        model_type="llama",
+        architecture="LlamaForCausalLM",
+        num_parameters=int(parameters),
+        max_position_embeddings=4096,
+        has_weights=weights,
+    )
+
+
+def data(rows=20_000):
+    return DataDescription(
+        name="d",
+        path="/d.jsonl",
+        format="jsonl",
+        columns=("text",),
+        text_column="text",
+        num_rows=rows,
+        num_eval_rows=rows // 20,
+        num_measured_rows=len(LENGTHS),
+        lengths=LENGTHS,
+        length_source="tokenizer",
+        mean_tokens=sum(LENGTHS) / len(LENGTHS),
+        p50_tokens=500,
+        p95_tokens=900,
+        p99_tokens=980,
+        max_tokens=LENGTHS[-1],
+    )
+
+
+def cpu(free=24 * GIB, native=False):
+    return Machine(name="cpu", cpu=Cpu(usable_cores=2, bf16_native=native), ram_free_bytes=free)
+
+
+def facts_on(machine, **kwargs):
+    return Facts(machine=machine, model=model(**kwargs), data=data(), task="causal-lm")
+
+
+class Estimator:
+    """States by parameter, activations by token; checkpointing keeps a fifth of them."""
+
+    def __init__(self, facts, *, known=True):
+        self.facts = facts
+        self.known = known
+
+    def memory(self, plan):
+        if not self.known:
+            raise SimulationError("not simulated")
+        size = self.facts.model.num_parameters
+        states = 16 * size if plan.method == "full" else 2 * size + 1e8
+        tokens = plan.per_device_train_batch_size * min(plan.max_length, LENGTHS[-1])
+        kept = 4e5 * (0.2 if plan.activation_checkpointing else 1)
+        peak = int(states + tokens * (kept + 2e5))
+        capacity = self.facts.machine.capacity_bytes()
+        return MemoryEstimate(
+            allocated_bytes=peak,
+            reserved_bytes=peak,
+            process_bytes=peak,
+            interval={"process_bytes": (peak, peak)},
+            capacity_bytes=capacity,
+            verdict=verdict(peak, capacity),
+        )
+
+    def time(self, plan):
+        cost = 1.3 if plan.activation_checkpointing else 1.0
+        step = plan.effective_batch_size() * cost + plan.gradient_accumulation_steps
+        return TimeEstimate(step_seconds=step, total_seconds=step * plan.optimizer_steps(20_000))
+
+
+def solve(facts, pins=None, goal="fastest", methods=None):
+    search = Search(facts, Estimator(facts), check_pins(pins or {}))
+    return search.best(methods or facts.methods(), goal)
+
+
+def test_full_fine_tuning_is_taken_where_it_fits_and_adapters_where_not():
+    assert solve(facts_on(machine_from_name("A100-SXM4-80GB"))).plan.method == "full"
+    assert solve(facts_on(machine_from_name("T4"), parameters=3e9)).plan.method == "lora"
+
+
+def test_model_without_weights_is_never_given_adapters():
+    assert solve(facts_on(machine_from_name("T4"), parameters=3e9, weights=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        ("A100-SXM4-80GB", "full", ("float32", True, False)),
+        ("A100-SXM4-80GB", "lora", ("bfloat16", True, False)),
+        ("T4", "full", ("float32", False, True)),
+        ("T4", "lora", ("float16", False, False)),
+    ],
+)
+def test_precision_follows_the_card(name, method, expected):
+    plan = solve(facts_on(machine_from_name(name), parameters=1e8), methods=(method,)).plan
+    assert (plan.dtype, plan.bf16, plan.fp16) == expected
+
+
+def test_cpu_never_gets_fp16_and_bf16_only_where_native():
+    assert not solve(facts_on(cpu())).plan.bf16
+    assert solve(facts_on(cpu(native=True))).plan.bf16
+    assert not solve(facts_on(cpu(native=True))).plan.fp16
+
+
+def test_pinned_micro_batch_of_one_keeps_the_effective_batch():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    free, pinned = solve(facts).plan, solve(facts, {"per_device_train_batch_size": 1}).plan
+    assert pinned.per_device_train_batch_size == 1
+    assert pinned.effective_batch_size() == free.effective_batch_size()
+    assert pinned.learning_rate == free.learning_rate
+
+
+def test_max_steps_and_epochs_exclude_each_other():
+    plan = solve(facts_on(cpu()), {"max_steps": 40}).plan
+    assert (plan.max_steps, plan.num_train_epochs) == (40, None)
+    assert plan.logging_steps <= 4
+
+
+def test_pins_that_contradict_are_refused():
+    facts = facts_on(cpu())
+    pins = {
+        "effective_batch_size": 16,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+    }
+    with pytest.raises(PlanError, match="unpin one"):
+        effective_batch(facts, "full", pins)
+
+
+def test_unknown_and_ill_typed_pins_are_refused_by_name():
+    with pytest.raises(UnknownNameError, match="learning_rate"):
+        check_pins({"learning_rat": 1e-4})
+    with pytest.raises(InputError, match="learning_rate must be a number"):
+        check_pins({"learning_rate": "fast"})
+    with pytest.raises(PlanError, match="qlora is not available"):
+        check_pins({"method": "qlora"})
+
+
+def test_memory_ceiling_is_a_limit():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    ceiling = 14 * GIB
+    found = solve(facts, {"memory_ceiling_bytes": ceiling})
+    assert found.memory.process_bytes <= ceiling
+    assert solve(facts).memory.process_bytes > ceiling
+
+
+def test_unknown_memory_still_yields_a_plan_that_says_so():
+    facts = facts_on(cpu())
+    found = Search(facts, Estimator(facts, known=False), {}).best(("full",), "fastest")
+    assert found.memory.verdict == "unknown"
+    assert "not simulated" in found.memory.assumptions[0]
+
+
+@given(
+    gib=st.integers(6, 200),
+    goal=st.sampled_from(["fastest", "smallest"]),
+    effective=st.none() | st.integers(1, 96),
+    micro=st.none() | st.sampled_from([1, 2, 4]),
+)
+def test_every_plan_fits_and_keeps_its_contract(gib, goal, effective, micro):
+    facts = facts_on(cpu(free=gib * GIB))
+    pins = {"effective_batch_size": effective, "per_device_train_batch_size": micro}
+    pins = {k: v for k, v in pins.items() if v is not None}
+    try:
+        found = solve(facts, pins, goal)
+    except PlanError:
+        assert effective % micro
+        return
+    if found is None:
+        return
+    plan = found.plan
+    assert found.memory.process_bytes <= gib * GIB
+    assert plan.effective_batch_size() == effective_batch(facts, plan.method, pins)
+    assert effective is None or plan.effective_batch_size() == effective
+    assert micro is None or plan.per_device_train_batch_size == micro
+
+
+@given(gib=st.integers(12, 60), more=st.integers(1, 60))
+def test_more_free_memory_never_shrinks_the_micro_batch(gib, more):
+    sizes = []
+    for free in (gib, gib + more):
+        facts = facts_on(cpu(free=free * GIB))
+        found = solve(facts, {"activation_checkpointing": False}, methods=("full",))
+        sizes.append(found.plan.per_device_train_batch_size if found else 0)
+    assert sizes[0] <= sizes[1]
+
+
+def test_smallest_needs_no_more_than_fastest():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    small, fast = solve(facts, goal="smallest"), solve(facts)
+    assert small.memory.process_bytes <= fast.memory.process_bytes
+    assert dataclasses.asdict(small.plan) != dataclasses.asdict(fast.plan)
+
+
+@pytest.mark.parametrize("machine", [cpu(), cpu(native=True), machine_from_name("T4")])
+@pytest.mark.parametrize("pins", [{}, {"max_steps": 30}, {"activation_checkpointing": True}])
+def test_every_argument_has_advice_that_reads_in_both_languages(machine, pins):
+    from advisor.locale import LANGUAGES, render
+    from advisor.rules.advice import ORDER, advise
+
+    facts = facts_on(machine)
+    found = solve(facts, pins)
+    others = dict.fromkeys(("larger", "checkpointing", "method"), found.memory)
+    advice = advise(facts, found.plan, pins, others)
+    values = {**found.plan.to_dict(), "effective_batch_size": found.plan.effective_batch_size()}
+    skipped = "num_train_epochs" if pins.get("max_steps") else "max_steps"
+    assert [a.field for a in advice] == [name for name in ORDER if name != skipped]
+    for a in advice:
+        assert (a.source == "user") == a.pinned == (a.field in pins)
+        assert a.value == values[a.field]
+        for lang in LANGUAGES:
+            assert render(a.reason, lang)
+            assert a.counterfactual is None or render(a.counterfactual, lang)
+        assert not a.options or a.value in a.options
