@@ -208,7 +208,7 @@ def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple
         return facts.methods()
     if asked not in ("full", "lora"):
         raise PlanError(f"method must be auto, full or lora, got {asked!r}.", field="method")
-    if asked == "lora" and facts.from_scratch() and demo.is_demo(Path(facts.model.path)):
+    if asked == "lora" and demo.is_demo(Path(facts.model.path)):
         raise InputError(
             "The demo model has no weights, so there is nothing to adapt: train it in full.",
             field="method",
@@ -229,7 +229,7 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     result["larger"] = search.candidate(larger).memory
     switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
     result["checkpointing"] = search.candidate(switched).memory
-    if not search.facts.from_scratch():
+    if len(search.facts.methods()) > 1:
         other: Method = "lora" if plan.method == "full" else "full"
         batch = effective_batch(search.facts, other, search.pins)
         micro = max(

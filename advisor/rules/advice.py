@@ -75,6 +75,8 @@ def advise(
             else "rule"
         )
         reason, rule, reference = _reason(facts, plan, name)
+        if held and name != "effective_batch_size":  # its contract is worth more than the remark
+            reason, rule, reference = Message(id="why.pinned"), None, None
         result.append(
             Advice(
                 field=name,
@@ -110,7 +112,7 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
     if name in ("dtype", "bf16", "fp16"):
         return precision.reason(facts, plan.method, name), "R-PR-01", precision.REFERENCE
     if name == "method":
-        key = "scratch" if facts.from_scratch() else plan.method
+        key = "scratch" if facts.from_scratch(plan.method) else plan.method
         return (
             Message(id=f"method.{key}", params={"parameters": facts.model.num_parameters}),
             None,

@@ -21,9 +21,9 @@ class Facts:
         """The card that would train; None is the CPU."""
         return self.machine.accelerator()
 
-    def from_scratch(self) -> bool:
-        """No weights: training starts from random ones."""
-        return not self.model.has_weights
+    def from_scratch(self, method: Method) -> bool:
+        """Training starts from random weights: there are none, and no adapters need any."""
+        return method == "full" and not self.model.has_weights
 
     def num_rows(self) -> int:
         """Training rows; a thousand stand for an unknown data set."""
@@ -36,5 +36,11 @@ class Facts:
         return min(self.data.lengths[0], max_length) != min(self.data.max_tokens, max_length)
 
     def methods(self) -> tuple[Method, ...]:
-        """Methods worth trying, most thorough first."""
-        return ("full",) if self.from_scratch() else ("full", "lora")
+        """Methods worth trying, most thorough first.
+
+        A directory without weights has nothing to adapt; a config.json alone may have its weights
+        elsewhere.
+        """
+        if not self.model.has_weights and not self.model.path.endswith(".json"):
+            return ("full",)
+        return ("full", "lora")

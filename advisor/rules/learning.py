@@ -46,7 +46,7 @@ def _step(table: tuple[tuple[float, float], ...], size: float) -> float:
 def recipe(facts: Facts, method: Method) -> Recipe:
     """The base recipe of this kind of run."""
     size = facts.model.num_parameters
-    if facts.from_scratch():
+    if facts.from_scratch(method):
         return Recipe(
             learning_rate=_step(_SCRATCH, size), effective_batch_size=16, num_train_epochs=3,
             warmup_steps=0.03, lr_scheduler_type="cosine", weight_decay=0.1, max_grad_norm=1.0,
@@ -79,7 +79,7 @@ def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[i
 def epochs(facts: Facts, method: Method) -> float:
     """R-EP: by number of rows (Muennighoff et al. 2023, Zhang et al. 2021, Tulu 3)."""
     rows = facts.num_rows()
-    if facts.from_scratch():
+    if facts.from_scratch(method):
         return 2.0 if rows < 100_000 else 1.0
     if rows < 10_000:
         return 3.0

@@ -184,7 +184,6 @@ def test_phone_does_not_scroll_sideways(open_tab, path):
     assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 
 
-@pytest.mark.full
 def test_pin_moves_the_other_values(open_tab):
     from playwright.sync_api import expect
 
@@ -220,7 +219,6 @@ def download(tab, name, filename):
     return Path(saved.value.path()).read_text(encoding="utf-8")
 
 
-@pytest.mark.full
 def test_downloaded_arguments_are_the_command_lines(open_tab, dashboard, tmp_path):
     tab = open_tab()
     answered(tab)
@@ -267,7 +265,6 @@ POINTS = """() => Math.max(0, ...[
 ].flatMap(e => e.data.map(t => t.x.length)))"""
 
 
-@pytest.mark.full
 def test_launch_watch_reload_stop_and_resume(open_tab):
     from playwright.sync_api import expect
 
@@ -294,7 +291,6 @@ def test_launch_watch_reload_stop_and_resume(open_tab):
     expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
 
 
-@pytest.mark.full
 def test_run_goes_on_when_the_server_is_killed(open_tab, dashboard):
     from playwright.sync_api import expect
 
