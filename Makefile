@@ -14,6 +14,7 @@ setup: .venv/.installed
 	@touch $@
 
 run: setup
+	@echo "Preparing the first answer; the very first start also measures this machine (20 s)."
 	$(BIN)/python -m app
 
 test: setup

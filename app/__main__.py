@@ -19,6 +19,10 @@ from typing import Any
 
 import streamlit as st
 
+from advisor.errors import AdvisorError
+from advisor.recommend import Question
+from app import cache
+
 APP_DIR = Path(__file__).resolve().parent
 ADDRESS = "127.0.0.1"
 DEFAULT_PORT = 8501
@@ -57,11 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare_first_answer() -> None:
     """Answer the question the page opens on, so that it is there when the page is."""
-    from advisor.errors import AdvisorError
-    from advisor.recommend import Question
-    from app import cache
-
-    print("Preparing the first answer; the very first start also measures this machine.", flush=True)
     # The page asks again and shows the sentence where it belongs.
     with contextlib.suppress(AdvisorError):
         cache.recommend(Question(), lambda _progress: None)

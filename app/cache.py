@@ -4,11 +4,10 @@ The advisor runs in its own thread so that a page can show progress while it wai
 (a newer question, a closed tab) without breaking a conversation with the worker process.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
-
-import streamlit as st
 
 from advisor.hardware.machine import Machine
 from advisor.plan import TrainingPlan
@@ -20,13 +19,13 @@ Progress = tuple[str, dict[str, Any]]
 POLL_SECONDS = 0.1
 
 
-@st.cache_resource
+@functools.cache
 def advisor() -> Advisor:
     """The Advisor of this process."""
     return Advisor()
 
 
-@st.cache_resource
+@functools.cache
 def _thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
 

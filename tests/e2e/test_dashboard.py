@@ -193,6 +193,7 @@ def test_pin_moves_the_other_values(open_tab):
     # On the text: Streamlit 1.67 drops a first click on the arrow beside it.
     row_value(tab, "effective_batch_size").click(position={"x": 3, "y": 17})
     number = tab.locator(".st-key-type_effective_batch_size input")
+    expect(number).to_have_value(re.compile(r"^\d+$"))  # it is filled after it is drawn
     wanted = str(2 * int(number.input_value()))
     number.fill(wanted)
     number.press("Enter")
