@@ -21,7 +21,7 @@ test: setup
 	$(BIN)/python -m pytest -q -m "not full"
 
 test-all: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
 
 check: setup
 	$(BIN)/ruff check $(CHECKED)
