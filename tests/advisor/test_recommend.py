@@ -1,0 +1,129 @@
+"""The whole answer, with the real worker and simulator, for a card of the catalogue."""
+
+import itertools
+import json
+
+import pytest
+
+from advisor.errors import InputError, UnknownNameError, WorkerError
+from advisor.recommend import Advisor, Question
+from advisor.recommendation import Recommendation
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+}
+
+
+@pytest.fixture(scope="module")
+def advisor(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
+        advisor = Advisor(home=home)
+        yield advisor
+        advisor.close()
+
+
+def ask(advisor, **changes):
+    return advisor.recommend(Question(**{"machine": "Tesla T4", **changes}))
+
+
+@pytest.fixture(scope="module")
+def answer(advisor):
+    return ask(advisor)
+
+
+def test_the_demo_fits_a_t4_with_a_margin(answer):
+    assert answer.memory.verdict == "fits"
+    low, high = answer.memory.interval["process_bytes"]
+    assert low <= answer.memory.process_bytes <= high < answer.memory.capacity_bytes
+    assert sum(answer.memory.categories.values()) == answer.memory.process_bytes
+    assert answer.time.num_steps == answer.plan.optimizer_steps(answer.data.num_rows)
+
+
+def test_answer_survives_plan_json(answer):
+    written = json.loads(json.dumps(answer.to_dict("zh"), allow_nan=False))
+    read = Recommendation.from_dict(written)
+    assert read.to_dict("zh") == written
+    assert (read.plan, read.memory, read.time) == (answer.plan, answer.memory, answer.time)
+
+
+def test_timeline_peaks_where_the_estimate_says(answer):
+    line = answer.timeline
+    levels = [sum(values) for values in zip(*line.bytes_by_category.values(), strict=True)]
+    context = answer.memory.categories["context"]
+    assert max(levels) - context == pytest.approx(answer.memory.allocated_bytes, rel=0.02)
+    assert list(line.time_fraction) == sorted(line.time_fraction)
+
+
+def test_pin_keeps_the_contract_and_says_who_chose(advisor, answer):
+    pinned = ask(advisor, pins={"per_device_train_batch_size": 1})
+    assert pinned.plan.effective_batch_size() == answer.plan.effective_batch_size()
+    row = next(a for a in pinned.advice if a.field == "per_device_train_batch_size")
+    assert (row.value, row.source, row.pinned) == (1, "user", True)
+    assert pinned.memory.process_bytes < answer.memory.process_bytes
+
+
+def test_alternatives_fit_and_their_pins_yield_them(advisor, answer):
+    assert answer.alternatives
+    for other in answer.alternatives:
+        assert other.memory.verdict in ("fits", "tight")
+        again = ask(advisor, pins=other.pins)
+        assert again.plan == other.plan
+
+
+def test_sweep_grows_with_batch_and_length(advisor, answer):
+    cells = advisor.sweep(Question(machine="Tesla T4"), answer.plan)
+    known = {(c.batch, c.length): c.process_bytes for c in cells}
+    lengths = sorted({c.length for c in cells})
+    for batch in (1, 2, 4, 8, 16):
+        for length in lengths:
+            assert known[batch, length] <= known[batch * 2, length]
+    for a, b in itertools.pairwise(lengths):
+        assert known[32, a] < known[32, b]
+
+
+def test_impossible_question_names_its_pins(advisor, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA_8B))
+    found = ask(advisor, model=str(path), method="full", pins={"offload": "none"})
+    assert found.plan is None
+    (conflict,) = found.conflicts
+    assert "method" in conflict.fields
+    assert conflict.reason.params["need"] > 100 * 2**30
+    assert found.memory.verdict == "does_not_fit"
+
+
+def test_bad_questions_are_refused_in_one_sentence(advisor):
+    with pytest.raises(UnknownNameError, match="nearest"):
+        ask(advisor, machine="RTX 9999")
+    with pytest.raises(InputError, match="There is no model at"):
+        ask(advisor, model="/nowhere/at/all")
+    with pytest.raises(InputError, match="nothing to adapt"):
+        ask(advisor, method="lora")
+    with pytest.raises(UnknownNameError, match="task must be one of"):
+        ask(advisor, task="poetry")
+
+
+def test_worker_is_started_again_after_it_died(advisor, answer):
+    dead = advisor._worker._process
+    dead.kill()
+    dead.wait()
+    described = advisor._worker.call("describe_model", {"path": "demo", "task": "causal-lm"})
+    assert described["num_parameters"] == answer.model.num_parameters
+    assert advisor._worker._process is not dead
+
+
+def test_worker_that_does_not_answer_is_ended_and_said_so(advisor):
+    with pytest.raises(WorkerError, match="No answer to describe_model within"):
+        advisor._worker.call(
+            "describe_model", {"path": "demo", "task": "causal-lm"}, timeout_seconds=0.001
+        )
