@@ -131,7 +131,7 @@ def test_unreadable_modules_are_passed_over(tmp_path, monkeypatch):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text())
+@given(st.text().filter(lambda text: "<pad>" not in text and "<eos>" not in text))
 @example("tab\t nul\x00 cr\r\n nbsp\xa0 combining e\u0301 \U0001f600 \ufeff \u2028 don't  ")
 def test_any_text_comes_back_from_its_bytes(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
