@@ -3,7 +3,9 @@
 # ruff: noqa: ARG002 -- the signatures are TrainerCallback's
 
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -287,4 +289,7 @@ def _in_words(values: Mapping[str, Any]) -> str:
 
 def _print(line: str) -> None:
     # Not logging: transformers sets the level of its loggers from log_level, and these always show.
-    print(line, flush=True)  # noqa: T201
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:  # the reader took the first line and left (`| head -1`): train on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

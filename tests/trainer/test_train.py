@@ -156,6 +156,18 @@ def test_sigterm_stops_adapters_mid_epoch_and_resume_is_exact(bench):
     assert bench.losses(whole)[120] < bench.losses(whole)[1] - 0.1
 
 
+def test_reader_that_leaves_after_the_first_line_does_not_end_the_run(bench):
+    run_dir = bench.root / "unread"
+    arguments = bench.write(max_steps=2)
+    argv = [sys.executable, "-P", "-m", "trainer", str(arguments), "--run-dir", str(run_dir)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline().strip() == str(run_dir)
+        child.stdout.close()
+        assert child.wait(timeout=60) == 0, child.stderr.read()
+    assert runs.read_status(run_dir).state == "finished"
+    assert set(bench.losses(run_dir)) == {1, 2}
+
+
 def test_nan_is_seen_and_not_logged_as_zero(bench):
     done = bench.train(bench.write(learning_rate=1e9, max_steps=12))
     run_dir = Path(done.stdout.splitlines()[0])
