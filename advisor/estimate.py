@@ -19,7 +19,7 @@ from advisor.hardware.machine import Gpu, Machine
 from advisor.home import cache_dir
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
 from advisor.model import ModelDescription
-from advisor.plan import TrainingPlan
+from advisor.plan import Quantization, TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
 from advisor.simulate.make import ProfileStore
@@ -40,6 +40,14 @@ BYTES_ON_DISK_PER_SECOND = 300e6
 _CONTEXTS = {
     (7, 5): (int(140.875 * MIB), MIB, "measured on 69 Tesla T4 runs, torch 2.10 to 2.14"),
     (8, 0): (480 * MIB, 120 * MIB, "measured on an A100 with lazy loading, torch 2.1"),
+}
+# Half widths around the point, from the error table: (below, above) for (quantised, measured card).
+_ALLOCATED_ERROR = {True: 0.003, False: 0.01}
+_RESERVED_ERROR = {
+    (False, True): (0.006, 0.006),
+    (False, False): (0.02, 0.02),
+    (True, True): (0.018, 0.059),
+    (True, False): (0.03, 0.08),
 }
 _UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
 
@@ -88,7 +96,7 @@ class Estimator:
         gpu = self._gpu(plan)
         if gpu is None:
             return self._on_cpu(profile, batch, length, depth, assumptions)
-        return self._on_gpu(profile, batch, length, depth, gpu, assumptions)
+        return self._on_gpu(profile, batch, length, depth, gpu, assumptions, plan.quantization)
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -164,7 +172,7 @@ class Estimator:
         if gpu is None:
             memory = self._on_cpu(profile, batch, length, depth, [])
         else:
-            memory = self._on_gpu(profile, batch, length, depth, gpu, [])
+            memory = self._on_gpu(profile, batch, length, depth, gpu, [], plan.quantization)
         rates = self._rates(plan)
         if rates is None:
             return memory, None
@@ -218,24 +226,29 @@ class Estimator:
         depth: int,
         gpu: Gpu,
         assumptions: list[str],
+        quantization: Quantization | None,
     ) -> MemoryEstimate:
         capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
         context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
         room = None if capacity is None else max(capacity - context, 0)
-        try:
-            peaks = replay.on_cuda(profile, batch, length, depth, room)
-        except OutOfMemoryError:
-            peaks = replay.on_cuda(profile, batch, length, depth)
+        peaks = _replayed(profile, batch, length, depth, room, quantization)
         measured_card = gpu.compute_capability == (7, 5)
-        share_allocated, share_reserved = (0.003, 0.006) if measured_card else (0.01, 0.02)
-        allocated = _around(peaks.allocated, share_allocated)
-        reserved = _around(peaks.reserved, share_reserved)
+        low, high = _RESERVED_ERROR[quantization is not None, measured_card]
+        allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
+        reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
         process = (reserved[0] + context - spread, reserved[1] + context + spread)
         if peaks.num_retries:
             assumptions.append(
                 "The allocator has to return its cache to stay within the free memory: slower."
             )
         assumptions.append(f"CUDA context {context / MIB:,.0f} MiB, {source}.")
+        if quantization is not None:
+            assumptions.append(
+                "What loading leaves in the allocator's cache differs between versions of "
+                "transformers: of three ways to load, the middle is told."
+            )
+        if quantization is not None and quantization.load_in_8bit:
+            assumptions.append("int8: no outlier columns; never measured.")
         if not measured_card:
             assumptions.append("Simulated; the error table has no measured run of this card yet.")
         categories = dict(peaks.categories)
@@ -365,6 +378,28 @@ class Estimator:
         edges = np.concatenate([[0.0], np.cumsum(weights)])
         position = np.interp(np.arange(start, end), bounds, edges)
         return position, {p: float(e) for p, e in zip(PHASES, edges[:-1], strict=True)}
+
+
+def _replayed(
+    profile: Profile,
+    batch: int,
+    length: int,
+    depth: int,
+    room: int | None,
+    quantization: Quantization | None,
+) -> replay.Peaks:
+    """The peaks within `room` bytes, without the limit where that is too little."""
+
+    def run(loading: replay.Loading | None) -> replay.Peaks:
+        try:
+            return replay.on_cuda(profile, batch, length, depth, room, loading)
+        except OutOfMemoryError:
+            return replay.on_cuda(profile, batch, length, depth, None, loading)
+
+    if quantization is None:
+        return run(None)
+    ways = replay.LOADINGS[4 if quantization.load_in_4bit else 8]
+    return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
 
 
 def _around(value: int, share: float) -> tuple[int, int]:

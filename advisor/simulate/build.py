@@ -1,7 +1,4 @@
-"""The real model class, built on the meta device.
-
-It is then turned into fake CPU tensors in the order they are loaded.
-"""
+"""The real model class, built on the meta device: quantised layers, adapters, checkpointing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +7,8 @@ import torch
 from torch import nn
 
 from advisor.errors import SimulationError
+from advisor.simulate import quantized
 from advisor.simulate.profile import Structure, with_depth
-from advisor.simulate.trace import GLOBAL, Recorder
 from advisor.tasks import find_task
 
 
@@ -23,8 +20,6 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     """
     import transformers
 
-    if structure.quantization is not None:
-        raise SimulationError("Quantised layers are not simulated yet; use full or lora.")
     config = hf_config(with_depth(structure.config_dict(), depth))
     auto_class = getattr(transformers, find_task(structure.task).auto_class)
     try:
@@ -38,6 +33,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
         raise SimulationError(f"{config.model_type} cannot be built: {error}") from error
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
+    if structure.quantization is not None:
+        model = _quantised(model, structure)
     if structure.lora is not None:
         model = _with_adapters(model, structure)
     if structure.activation_checkpointing:
@@ -69,6 +66,17 @@ def hf_config(config: Mapping[str, Any]) -> Any:
         ) from error
 
 
+def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
+    """Linear layers replaced, then prepared as peft does for training."""
+    from peft import prepare_model_for_kbit_training
+
+    assert structure.quantization is not None
+    if structure.lora is not None and structure.lora.use_dora:
+        raise SimulationError("DoRA on quantised layers is not simulated; switch use_dora off.")
+    quantized.replace_linears(model, structure.quantization)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
 def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -84,7 +92,7 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
         use_rslora=lora.use_rslora,
         task_type=TaskType.CAUSAL_LM,
     )
-    with torch.device("meta"):
+    with torch.device("meta"), quantized.standing_in():
         return get_peft_model(model, config)
 
 
@@ -111,54 +119,3 @@ def layers_alike(model: nn.Module) -> bool:
         for layer in find_layers(model)[1]
     }
     return len(signatures) <= 1
-
-
-def materialise(model: nn.Module, recorder: Recorder) -> None:
-    """Meta parameters and buffers become fake CPU tensors, recorded as loaded.
-
-    Module by module, adapters last.
-
-    Called inside a FakeTensorMode.
-    """
-    prefix = find_layers(model)[0]
-    done: dict[int, nn.Parameter] = {}
-    parameters = [
-        (module, module_name, name, p)
-        for module_name, module in model.named_modules()
-        for name, p in module._parameters.items()
-        if p is not None
-    ]
-    parameters.sort(key=lambda entry: "lora_" in entry[1])  # stable: the base keeps its order
-    for position, (module, module_name, name, p) in enumerate(parameters):
-        recorder.layer = _layer_number(prefix, module_name)
-        if id(p) not in done:
-            fresh = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
-            recorder.track(fresh, "load")
-            done[id(p)] = fresh
-        module._parameters[name] = done[id(p)]
-        base_complete = position + 1 == len(parameters) or "lora_" in parameters[position + 1][1]
-        if base_complete and "lora_" not in module_name:
-            recorder.layer = GLOBAL
-            _materialise_buffers(model, recorder)
-    recorder.layer = GLOBAL
-
-
-def _materialise_buffers(model: nn.Module, recorder: Recorder) -> None:
-    done: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        for name, b in module._buffers.items():
-            if b is None:
-                continue
-            if id(b) not in done:
-                fresh = torch.empty(b.shape, dtype=b.dtype)
-                recorder.track(fresh, "load")
-                done[id(b)] = fresh
-            module._buffers[name] = done[id(b)]
-
-
-def _layer_number(prefix: str, module_name: str) -> int:
-    if prefix and module_name.startswith(f"{prefix}."):
-        number = module_name[len(prefix) + 1 :].partition(".")[0]
-        if number.isdigit():
-            return int(number)
-    return GLOBAL

@@ -72,6 +72,13 @@ PATCHES = (
         replacement=_fast_all,
     ),
     Patch(
+        module="torch",
+        symbol="is_autocast_enabled",
+        why="asked without a device it means CUDA, where the imitated run has its autocast "
+        "(peft's quantised layers cast their input only outside of it)",
+        replacement=lambda original, _conditions: lambda device="cpu": original(device),
+    ),
+    Patch(
         module="torch.nn.functional",
         symbol="scaled_dot_product_attention",
         why="SPEC's loop.expand_kv: K and V repeated before SDPA, where the kernel takes no groups",

@@ -24,12 +24,14 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
 """
 
+EMPTY_CACHE = "empty_cache"
+"""Mark where the program itself returns the allocator's cache to the driver."""
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
 BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
@@ -242,6 +244,15 @@ class Profile:
             arguments = [int(a) for a in np.rint(exact)]
             values[row] = temporaries.RULES[rule.name](*arguments)[rule.index]
         return values
+
+    def warm_up(self, batch: int, length: int, depth: int) -> tuple[int, int, int] | None:
+        """Row, elements and other bytes of the block taken before loading; None without one."""
+        for row, rule in self.rules.items():
+            if rule.name == temporaries.warm_up.__name__:
+                basis = np.array([float(batch**i * length**j) for i, j in BASIS])
+                exact = rule.arguments @ basis + rule.slope * (depth - self.traced_depth)
+                return row, round(exact[0]), round(exact[2])
+        return None
 
     def program(self, depth: int) -> Program:
         """The events for `depth` layers.

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from advisor.memory import CATEGORIES
+from advisor.simulate import temporaries
 from advisor.simulate.allocator import ROUNDING, CachingAllocator
 from advisor.simulate.heap import Heap
-from advisor.simulate.profile import PHASES, Profile, Program
+from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +29,44 @@ class Peaks:
     """How often the cache had to be emptied to stay within the capacity."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What differs between versions in how a quantised model comes onto the card."""
+
+    warm_up_bits: int | None = None
+    """Of the block taken first, for each quantised weight; 0 takes none, None as was read."""
+    empties_cache: bool = True
+    """peft returns the cache after it cast what is not quantised to float32."""
+
+
+LOADINGS = {
+    4: (Loading(), Loading(warm_up_bits=8), Loading(warm_up_bits=0, empties_cache=False)),
+    8: (Loading(), Loading(warm_up_bits=16), Loading(warm_up_bits=0, empties_cache=False)),
+}
+"""By bits: as read in transformers 5.23, the larger block of 5.0, and neither block nor emptying.
+
+What is reserved later depends on which holes loading left, so the middle of the three is told.
+"""
+
+
 def on_cuda(
-    profile: Profile, batch: int, length: int, depth: int, capacity_bytes: int | None = None
+    profile: Profile,
+    batch: int,
+    length: int,
+    depth: int,
+    capacity_bytes: int | None = None,
+    loading: Loading | None = None,
 ) -> Peaks:
     """Replay on a GPU whose driver can give `capacity_bytes`.
 
     Raises:
         OutOfMemoryError: the step does not fit.
     """
+    loading = loading or Loading()
     program = profile.program(depth)
-    sizes = profile.sizes(batch, length, depth)[program.template].tolist()
+    by_template = profile.sizes(batch, length, depth)
+    _resize_warm_up(profile, by_template, loading, batch, length, depth)
+    sizes = by_template[program.template].tolist()
     allocator = CachingAllocator(capacity_bytes)
     blocks: list[object] = [None] * len(sizes)
     block_sizes = [0] * len(sizes)
@@ -58,6 +87,8 @@ def on_cuda(
             elif sizes[-e - 1]:
                 free(blocks[-e - 1])  # type: ignore[arg-type]
         label = marks[end]
+        if label == EMPTY_CACHE and loading.empties_cache:
+            allocator.empty_cache()
         allocated[label] = max(allocated.get(label, 0), allocator.peak_allocated)
         reserved = allocator.peak_reserved
         start = end
@@ -70,6 +101,17 @@ def on_cuda(
         categories=_at_peak(program, np.array(block_sizes, dtype=np.int64)),
         num_retries=allocator.num_retries,
     )
+
+
+def _resize_warm_up(
+    profile: Profile, sizes: np.ndarray, loading: Loading, batch: int, length: int, depth: int
+) -> None:
+    found = profile.warm_up(batch, length, depth)
+    if found is None or loading.warm_up_bits is None:
+        return
+    row, elements, others = found
+    bits = loading.warm_up_bits
+    sizes[row] = temporaries.warm_up(elements, bits, others)[0] if bits else 0
 
 
 def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING) -> Peaks:

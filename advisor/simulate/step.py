@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
 from advisor.simulate import cuda, patches
-from advisor.simulate.build import build_on_meta, find_layers, materialise
+from advisor.simulate.build import build_on_meta, find_layers
+from advisor.simulate.loading import materialise
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
 
@@ -46,7 +47,7 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
             stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
         stack.enter_context(fake)
         stack.enter_context(torch.device("cpu"))
-        materialise(model, recorder)
+        materialise(model, recorder, structure)
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)

@@ -90,6 +90,15 @@ def index_put_accumulate(indices: int) -> list[int]:
     return [indices * 8] * 3 + [indices * 16 + MIB]
 
 
+def warm_up(elements: int, bits: int, others: int) -> list[int]:
+    """The block that caching_allocator_warmup takes before a quantised model is loaded.
+
+    In transformers 5.23, modeling_utils.py: `bits` for each quantised weight, `others` bytes for
+    what stays as it is, in whole float16 elements.
+    """
+    return [int((elements * bits / 8 + others) // 2) * 2]
+
+
 RULES: dict[str, Callable[..., list[int]]] = {
     f.__name__: f
     for f in (
@@ -100,6 +109,7 @@ RULES: dict[str, Callable[..., list[int]]] = {
         layer_norm_backward,
         foreach_norm,
         index_put_accumulate,
+        warm_up,
     )
 }
 

@@ -222,12 +222,14 @@ class Recorder(TorchDispatchMode):
 
     def _temporaries(self, func: Any, args: tuple[Any, ...]) -> None:
         found = _temporary_rule(func, args, self.capability)
-        if found is None:
-            return
-        name, params = found
+        if found is not None:
+            self.temporary(*found, op=f"{func}.")
+
+    def temporary(self, name: str, params: tuple[int, ...], op: str = "") -> None:
+        """Record what an entry of temporaries.RULES takes and gives back at once."""
         sizes = temporaries.RULES[name](*params)
         slots = [
-            self._birth(size, f"{func}.{name}", "workspace", (name, i, params))
+            self._birth(size, f"{op}{name}", "workspace", (name, i, params))
             for i, size in enumerate(sizes)
         ]
         for slot in reversed(slots):
