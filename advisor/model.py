@@ -56,6 +56,14 @@ class ModelDescription:
     linear_modules: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Linear layers a LoRA can sit on: last part of the module's name -> (in, out) features."""
 
+    def can_adapt(self) -> bool:
+        """Whether there are weights for adapters to sit on.
+
+        A tokenizer without weights is a model to train from scratch; a config without either
+        describes one whose files are elsewhere, e.g. not downloaded yet.
+        """
+        return self.has_weights or not self.has_tokenizer
+
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -208,9 +208,10 @@ def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple
         return facts.methods()
     if asked not in ("full", "lora"):
         raise PlanError(f"method must be auto, full or lora, got {asked!r}.", field="method")
-    if asked == "lora" and demo.is_demo(Path(facts.model.path)):
+    if asked not in facts.methods():
         raise InputError(
-            "The demo model has no weights, so there is nothing to adapt: train it in full.",
+            f"The model {facts.model.name} has no weights, so there is nothing to adapt: train it "
+            f"in full.",
             field="method",
         )
     return (asked,)

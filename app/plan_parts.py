@@ -117,6 +117,8 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
     lang = state.language()
     field = getattr(error, "field", None) or ""
     held = next((f for f in asked.pins if f == field or f.split(".")[0] == field), None)
+    if held is None and field == "method" and state.is_pinned(asked, field):
+        held = field
     with st.container(width="stretch", gap="xxsmall"):
         key = "problem.refused" if isinstance(error, InputError) else "problem.unknown"
         st.markdown(f"## :red[:material/error: {t(key, lang)}]", anchors=False)
@@ -133,10 +135,19 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
         st.button(t("action.retry", lang), icon=":material/refresh:", on_click=state.forget_answer)
 
 
+def method_choices(asked: Question) -> tuple[str, ...]:
+    """What the method knob offers: adapters unless the model is known to have no weights.
+
+    What is asked for stays among them, so that its refusal can be undone where it was made.
+    """
+    adapt = ("lora",) if state.can_adapt(asked.model) else ()
+    return tuple(dict.fromkeys(("auto", "full", *adapt, asked.method)))
+
+
 def knobs(asked: Question) -> None:
     """Method and goal; they are part of the question and need no answer to be drawn."""
     lang = state.language()
-    methods = ["auto", "full", "lora", *(["qlora"] if asked.method == "qlora" else [])]
+    methods = list(method_choices(asked))
     st.session_state["plan_method"] = asked.method
     st.session_state["plan_goal"] = asked.goal
     st.segmented_control(

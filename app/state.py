@@ -108,7 +108,14 @@ def keep_answer(answer: Answer, values: dict[str, str]) -> None:
     if last is None or last.question != answer.question:
         st.session_state["was"] = st.session_state.get("values", {})
     st.session_state["answer"] = answer
+    adapt = {answer.question.model: answer.recommendation.model.can_adapt()}
+    st.session_state["can_adapt"] = st.session_state.get("can_adapt", {}) | adapt
     st.session_state["values"] = values
+
+
+def can_adapt(model: str) -> bool:
+    """Whether the model, by the path asked for, may have weights to adapt; unknown ones may."""
+    return st.session_state.get("can_adapt", {}).get(model, model != "demo")
 
 
 def forget_answer() -> None:

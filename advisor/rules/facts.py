@@ -36,11 +36,5 @@ class Facts:
         return min(self.data.lengths[0], max_length) != min(self.data.max_tokens, max_length)
 
     def methods(self) -> tuple[Method, ...]:
-        """Methods worth trying, most thorough first.
-
-        A directory without weights has nothing to adapt; a config.json alone may have its weights
-        elsewhere.
-        """
-        if not self.model.has_weights and not self.model.path.endswith(".json"):
-            return ("full",)
-        return ("full", "lora")
+        """Methods that can be asked for, most thorough first."""
+        return ("full", "lora") if self.model.can_adapt() else ("full",)
