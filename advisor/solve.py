@@ -264,6 +264,11 @@ class Search:
         """Everything estimated so far."""
         return tuple(self._known.values())
 
+    def least(self) -> MemoryEstimate | None:
+        """The least memory anything tried needs."""
+        known = [c.memory for c in self.tried() if c.memory.process_bytes is not None]
+        return min(known, key=lambda m: m.process_bytes or 0, default=None)
+
     def plan(self, method: Method, micro: int, checkpointing: bool) -> TrainingPlan:
         """The rules' plan with this micro-batch and checkpointing."""
         batch = effective_batch(self.facts, method, self.pins)

@@ -87,7 +87,8 @@ def conflict_card(asked: Question, recommendation: Recommendation) -> None:
     with st.container(width="stretch", gap="small"):
         pinned = any(conflict.ways_out for conflict in recommendation.conflicts)
         kind = "conflict" if pinned else "conflict.machine"
-        draw_verdict("does_not_fit", t(f"{kind}.text", lang), t(f"{kind}.detail", lang))
+        several = ".several" if len(recommendation.conflicts) > 1 else ""
+        draw_verdict("does_not_fit", t(f"{kind}.text", lang), t(f"{kind}.detail{several}", lang))
         for number, conflict in enumerate(recommendation.conflicts):
             _conflict(asked, conflict, number)
 

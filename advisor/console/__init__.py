@@ -142,8 +142,8 @@ def _subject(recommendation: Recommendation, lang: str) -> list[str]:
 def _conflicts(recommendation: Recommendation, lang: str) -> list[str]:
     lines = []
     for conflict in recommendation.conflicts:
-        fields = " + ".join(conflict.fields)
-        lines.append(f"{fields}: {render(conflict.reason, lang)}")
+        fields, reason = " + ".join(conflict.fields), render(conflict.reason, lang)
+        lines.append(f"{fields}: {reason}" if fields else reason)
         lines += [
             "  " + _say("give_up", lang, field=field, gain=render(gain, lang))
             for field, gain in conflict.ways_out
