@@ -208,13 +208,9 @@ def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple
     if asked == "auto":
         return facts.methods()
     if asked not in ("full", "lora"):
-        raise PlanError(f"method must be auto, full or lora, got {asked!r}.", field="method")
+        raise PlanError("recommend.method", got=asked, field="method")
     if asked not in facts.methods():
-        raise InputError(
-            f"The model {facts.model.name} has no weights, so there is nothing to adapt: train it "
-            f"in full.",
-            field="method",
-        )
+        raise InputError("recommend.no_weights", name=facts.model.name, field="method")
     return (asked,)
 
 

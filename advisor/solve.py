@@ -68,18 +68,11 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in pins.items():
         if name not in known:
             nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
-            raise UnknownNameError(
-                f"There is nothing called {name!r} to pin; the nearest are "
-                f"{', '.join(nearest) or 'none'}.",
-                nearest=nearest,
-                field=name,
-            )
+            raise UnknownNameError("solve.unknown_pin", nearest=nearest, field=name)
         if name in OTHER_PINS and (
             not isinstance(value, int) or isinstance(value, bool) or value < 1
         ):
-            raise PlanError(
-                f"{name} must be a whole number of at least 1, got {value!r}.", field=name
-            )
+            raise PlanError("solve.whole_number", got=value, field=name)
         if name in LORA_FIELDS:
             records.decode(LoraSettings, {name.removeprefix("lora."): value}, "lora")
         elif name in PLAN_FIELDS:
@@ -96,11 +89,7 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
             ):
                 _check_one(hint)
     if pins.get("quantization") is not None or pins.get("method") == "qlora":
-        raise PlanError(
-            "method qlora is not available yet: quantised layers are not simulated. Use lora "
-            "or full.",
-            field="method",
-        )
+        raise PlanError("solve.qlora", field="method")
     return dict(pins)
 
 
@@ -202,16 +191,13 @@ def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> in
             ("gradient_accumulation_steps", accumulation),
         ):
             if part is not None and wanted % part:
-                raise PlanError(
-                    f"{name} {part} does not divide effective_batch_size {wanted}; change one "
-                    f"of them.",
-                    field=name,
-                )
+                raise PlanError("solve.not_divisible", part=part, wanted=wanted, field=name)
         if micro is not None and accumulation is not None and micro * accumulation != wanted:
             raise PlanError(
-                f"per_device_train_batch_size {micro} times gradient_accumulation_steps "
-                f"{accumulation} is not "
-                f"effective_batch_size {wanted}; unpin one of them.",
+                "solve.product",
+                micro=micro,
+                accumulation=accumulation,
+                wanted=wanted,
                 field="effective_batch_size",
             )
         return wanted

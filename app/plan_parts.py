@@ -68,7 +68,7 @@ def _export(recommendation: Recommendation) -> None:
         try:
             exported = export(recommendation, chosen or next(iter(FORMATS)))
         except AdvisorError as error:
-            st.markdown(f":red[:material/error: {texts.escape(str(error))}]")
+            st.markdown(f":red[:material/error: {texts.escape(error.sentence(lang))}]")
             return
         st.code(exported.text, language=None, height=320)
         st.download_button(
@@ -123,7 +123,7 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
     with st.container(width="stretch", gap="xxsmall"):
         key = "problem.refused" if isinstance(error, InputError) else "problem.unknown"
         st.markdown(f"## :red[:material/error: {t(key, lang)}]", anchors=False)
-        st.markdown(texts.escape(str(error)))
+        st.markdown(texts.escape(error.sentence(lang)))
     if held is not None:
         st.button(
             t("conflict.give_up", lang, field=forms.label(held, lang)),
@@ -225,7 +225,7 @@ def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> Non
     try:
         cells = state.sweep(asked, plan, cache.sweep)
     except AdvisorError as error:
-        slot.caption(texts.escape(str(error)))
+        slot.caption(texts.escape(error.sentence(lang)))
         return
     if not cells:
         slot.caption(t("chart.map.none", lang))

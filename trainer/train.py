@@ -85,21 +85,13 @@ def runs_arguments(run_dir: Path) -> dict[str, Any]:
 def _refuse_many_devices(*, use_cpu: bool) -> None:
     count = 0 if use_cpu else torch.cuda.device_count()
     if count > 1 and "LOCAL_RANK" not in os.environ:
-        raise InputError(
-            f"{count} GPUs are visible and no launcher was used, so Trainer would train on all of "
-            f"them and multiply the batch by {count}; set CUDA_VISIBLE_DEVICES to one of them, or "
-            "start with torchrun."
-        )
+        raise InputError("train.many_devices", count=count)
 
 
 def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if training_args.world_size != world:
-        raise InputError(
-            f"The launcher started {world} processes and each would train alone; "
-            "set use_cpu to true to train together without a GPU.",
-            field="use_cpu",
-        )
+        raise InputError("train.lonely", count=world, field="use_cpu")
 
 
 @contextlib.contextmanager
@@ -128,11 +120,7 @@ def build_tokenizer(args: ModelArguments) -> Any:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise InputError(
-                f"The tokenizer of {name} has neither pad_token nor eos_token; "
-                "add one to its tokenizer_config.json.",
-                field="tokenizer_name",
-            )
+            raise InputError("train.padding", name=name, field="tokenizer_name")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -167,7 +155,7 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
         if args.model_name_or_path:
             model = auto_class.from_pretrained(name, **options)
         elif args.method == "qlora":
-            raise ValueError("method qlora needs weights to quantise; name a model that has them.")
+            raise InputError("train.qlora_weights", name=name, field="model")
         else:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             model = auto_class.from_config(config, **options)
@@ -183,11 +171,7 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
 
 def _quantization(args: ModelArguments) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "method qlora needs the package bitsandbytes, which is not installed; "
-            "pip install bitsandbytes, or use lora.",
-            field="method",
-        )
+        raise InputError("train.bitsandbytes", field="method")
     if args.load_in_8bit:
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(
@@ -214,18 +198,18 @@ def _with_adapters(model: Any, args: ModelArguments) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(
-            f"The adapters do not fit: {error}", field="lora_target_modules"
-        ) from error
+        raise InputError("train.adapters", reason=error, field="lora_target_modules") from error
 
 
 @contextlib.contextmanager
-def _as_input_error(what: str, name: str | None) -> Iterator[None]:
+def _as_input_error(what: Literal["model", "tokenizer"], name: str | None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"The {what} {name} cannot be loaded: {reason}", field="model") from error
+        if what == "tokenizer":
+            raise InputError("train.tokenizer", name=name, reason=reason, field="model") from error
+        raise InputError("train.model", name=name, reason=reason, field="model") from error
 
 
 # --- data ------------------------------------------------------------------------------------

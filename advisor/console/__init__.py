@@ -6,11 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advisor import units
+from advisor.errors import AdvisorError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import Message, format_duration, render
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
 from advisor.speed import TimeEstimate
+
+
+def error_line(error: AdvisorError, lang: str) -> str:
+    """An error on one line."""
+    return _say("error", lang, sentence=" ".join(error.sentence(lang).split()))
 
 
 def probe_text(machine: Machine) -> str:

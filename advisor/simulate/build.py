@@ -24,7 +24,7 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     import transformers
 
     if structure.quantization is not None:
-        raise SimulationError("Quantised layers are not simulated yet; use full or lora.")
+        raise SimulationError("build.quantised")
     config = hf_config(with_depth(structure.config_dict(), depth))
     auto_class = getattr(transformers, find_task(structure.task).auto_class)
     try:
@@ -35,7 +35,9 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
                 attn_implementation=structure.attn_implementation,
             )
     except (ValueError, KeyError, AttributeError, ImportError) as error:
-        raise SimulationError(f"{config.model_type} cannot be built: {error}") from error
+        raise SimulationError(
+            "build.cannot_build", model_type=config.model_type, reason=error
+        ) from error
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if structure.lora is not None:
@@ -64,9 +66,7 @@ def hf_config(config: Mapping[str, Any]) -> Any:
     try:
         return AutoConfig.for_model(model_type, **values)
     except ValueError as error:
-        raise SimulationError(
-            f"transformers does not know the model type {model_type!r}."
-        ) from error
+        raise SimulationError("build.unknown_type", model_type=model_type) from error
 
 
 def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:

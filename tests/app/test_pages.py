@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 import app
 from advisor.errors import InputError
 from advisor.recommend import Question
+from app import texts
 
 MAIN = str(Path(app.__file__).parent / "main.py")
 
@@ -132,6 +133,24 @@ def test_adapters_are_offered_where_there_is_something_to_adapt(open_page, fake,
     options = at.segmented_control(key="plan_method").options
     assert len(options) == (3 if weights else 2)
     assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("rows.empty", path="/d.jsonl", field="data"),  # on its card
+        InputError("solve.qlora", field="method"),  # in place of the verdict
+    ],
+)
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_errors_are_in_the_language_of_the_page(open_page, fake, monkeypatch, error, lang):
+    def refuse(question, *, on_progress=None):
+        raise error
+
+    monkeypatch.setattr(fake, "recommend", refuse)
+    at = open_page(lang=lang)
+    assert not at.exception
+    assert texts.escape(error.sentence(lang)) in shown(at)
 
 
 def test_refused_method_can_be_given_up(open_page, fake, monkeypatch):
