@@ -24,14 +24,16 @@ _VERIFIED = ("hf-json", "training-arguments-json")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one line on stderr."""
+    lang = "en"
     try:
         args = _parser().parse_args(argv)
+        lang = getattr(args, "lang", lang)
         code = args.run(args)
         sys.stdout.flush()
     except InputError as error:
-        return _fail(error, EXIT_USER_ERROR)
+        return _fail(error, EXIT_USER_ERROR, lang)
     except AdvisorError as error:
-        return _fail(error, EXIT_FAILED)
+        return _fail(error, EXIT_FAILED, lang)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -41,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _fail(error: AdvisorError, code: int) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+def _fail(error: AdvisorError, code: int, lang: str) -> int:
+    print(console.error_line(error, lang), file=sys.stderr)
     return code
 
 
@@ -50,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse that leaves through our errors: one line, no usage block."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help.")
+        raise InputError("advisor.usage", program=self.prog, message=message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,11 +145,9 @@ def _pins(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(
-                f"--pin must be field=value, got {text!r}; write --pin optim=adamw_torch."
-            )
+            raise InputError("advisor.pin_form", text=text)
         if name in pins:
-            raise InputError(f"--pin {name} is given twice; keep one.", field=name)
+            raise InputError("advisor.pin_twice", field=name)
         try:
             pins[name] = json.loads(value, parse_constant=_not_json)
         except ValueError:
@@ -180,7 +180,7 @@ def _export(args: argparse.Namespace) -> int:
         return EXIT_ANSWERED
     export.find_format(args.format)
     if args.file is None:
-        raise InputError(f"export --format {args.format} needs a plan.json; name it.", field="file")
+        raise InputError("advisor.export_needs_file", format=args.format, field="file")
     recommendation = Recommendation.from_dict(read_json(args.file))
     exported = export.export(recommendation, args.format)
     if args.format in _VERIFIED:

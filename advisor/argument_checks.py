@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor import own_arguments, training_arguments
-from advisor.errors import InputError, UnknownNameError
+from advisor.errors import InputError, UnknownNameError, words
+from advisor.locale import Message
 
 NEVER_WRITTEN = ("hub_token", "parallelism_config", "local_rank")
 """A secret, an object that JSON cannot hold, and the launcher's business."""
@@ -28,27 +29,32 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give a JSON file.") from error
+        raise InputError("argument_checks.unreadable", path=path, reason=error.strerror) from error
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise InputError(
-            f"{path}, line 1, column 1: starts with a UTF-8 byte order mark; save it without one."
-        )
+        raise InputError("argument_checks.byte_order_mark", path=path)
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} must be UTF-8, got byte {raw[error.start]:#04x} at offset {error.start}; "
-            "save it as UTF-8."
+            "argument_checks.not_utf8",
+            path=path,
+            byte=f"{raw[error.start]:#04x}",
+            offset=error.start,
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON: "
-            f"{error.msg}; mend it there."
+            "argument_checks.not_json",
+            path=path,
+            line=error.lineno,
+            column=error.colno,
+            reason=error.msg,
         ) from error
+    except _TwiceError as error:
+        raise InputError("argument_checks.twice", path=path, name=error) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {error}.") from error
+        raise InputError("argument_checks.refused", path=path, reason=error) from error
     if not isinstance(data, dict):
-        raise InputError(f"{path} must hold a JSON object, got {shown(data)}; start it with {{.")
+        raise InputError("argument_checks.file_no_object", path=path, got=shown(data))
     return data
 
 
@@ -61,11 +67,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _TwiceError(f"{twice} is given twice; keep one")
+        raise _TwiceError(twice)
     return result
 
 
-def check_arguments(data: Any, source: str = "args.json", *, training_only: bool = False) -> None:
+def check_arguments(
+    data: Any, source: str | Message = "args.json", *, training_only: bool = False
+) -> None:
     """Check names, types, ranges and pairs of an arguments object, without transformers.
 
     Args:
@@ -78,7 +86,7 @@ def check_arguments(data: Any, source: str = "args.json", *, training_only: bool
         UnknownNameError: a field that no class has, with the nearest names.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"{source} must be a JSON object, got {shown(data)}.")
+        raise InputError("argument_checks.no_object", source=source, got=shown(data))
     for name, value in data.items():
         _refuse_code_and_secrets(name, value, source)
     own = {} if training_only else own_arguments.fields()
@@ -86,23 +94,26 @@ def check_arguments(data: Any, source: str = "args.json", *, training_only: bool
         known = own.get(name) or training_arguments.fields().get(name)
         if name in training_arguments.RENAMED and not _is_mirror(name, value, data):
             raise InputError(
-                f"{source}: {name} is not a name of transformers "
-                f"{training_arguments.TRANSFORMERS_VERSION}, got {shown(value)}; "
-                f"{training_arguments.RENAMED[name]}.",
+                "argument_checks.renamed",
+                source=source,
+                version=training_arguments.TRANSFORMERS_VERSION,
+                got=shown(value),
+                do=training_arguments.RENAMED[name],
                 field=name,
             )
         if known is None:
             raise _unknown(name, (*own, *training_arguments.fields()), source)
         if name in NEVER_WRITTEN and value not in (None, known.default):
             raise InputError(
-                f"{source}: {name} is not read from a file, got {shown(value)}; remove it.",
-                field=name,
+                "argument_checks.not_from_file", source=source, got=shown(value), field=name
             )
         if name in NEVER_WRITTEN:
             continue
         wrong = training_arguments.problem(name, value, known.type, known.choices, known.default)
         if wrong:
-            raise InputError(f"{source}: {name} {wrong}.", field=name)
+            raise InputError(
+                "argument_checks.wrong_value", source=source, problem=wrong, field=name
+            )
     _check_pairs(data, source)
     if not training_only:
         _check_own(data, source)
@@ -112,14 +123,10 @@ _SECRET = re.compile(r"token(?!s|iz)|passw|secret|credential|api_?key")
 _SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
-def _refuse_code_and_secrets(name: str, value: Any, source: str) -> None:
+def _refuse_code_and_secrets(name: str, value: Any, source: str | Message) -> None:
     plain = re.sub(r"[^a-z]", "", name.lower())
     if plain == "trustremotecode":
-        raise InputError(
-            f"{source}: {name} is refused, got {shown(value)}: "
-            "this program never runs code from a model repository; remove it.",
-            field=name,
-        )
+        raise InputError("argument_checks.code", source=source, got=shown(value), field=name)
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _refuse_code_and_secrets(str(key), inner, source)
@@ -130,11 +137,7 @@ def _refuse_code_and_secrets(name: str, value: Any, source: str) -> None:
         _SECRET.search(name.lower()) or (isinstance(value, str) and _SECRET_VALUE.search(value))
     ):
         # The value is not repeated: this sentence ends up in logs.
-        raise InputError(
-            f"{source}: {name} holds a secret, which no arguments file may; remove it "
-            "and log in with `hf auth login`.",
-            field=name,
-        )
+        raise InputError("argument_checks.secret", source=source, field=name)
 
 
 def _is_mirror(name: str, value: Any, data: Mapping[str, Any]) -> bool:
@@ -143,53 +146,57 @@ def _is_mirror(name: str, value: Any, data: Mapping[str, Any]) -> bool:
     return new != name and new in data and data[new] == value
 
 
-def _unknown(name: str, names: tuple[str, ...], source: str) -> UnknownNameError:
+def _unknown(name: str, names: tuple[str, ...], source: str | Message) -> UnknownNameError:
     nearest = tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
-    do = f"did you mean {' or '.join(nearest)}?" if nearest else "remove it."
+    remove = words("argument_checks.remove")
+    do = words("argument_checks.did_you_mean", names=nearest) if nearest else remove
     return UnknownNameError(
-        f"{source}: {name} is not an argument; {do}", nearest=nearest, field=name
+        "argument_checks.unknown", source=source, do=do, nearest=nearest, field=name
     )
 
 
-def _check_pairs(data: Mapping[str, Any], source: str) -> None:
+def _check_pairs(data: Mapping[str, Any], source: str | Message) -> None:
     def got(name: str) -> Any:
         return data.get(name, training_arguments.fields()[name].default)
-
-    def refuse(name: str, sentence: str) -> None:
-        raise InputError(f"{source}: {sentence}.", field=name)
 
     workers = got("dataloader_num_workers")
     evaluate, save = got("eval_strategy"), got("save_strategy")
     if got("bf16") and got("fp16"):
-        refuse("fp16", "bf16 and fp16 exclude each other, got both; set one to false")
+        raise InputError("argument_checks.bf16_fp16", source=source, field="fp16")
     if got("bf16_full_eval") and got("fp16_full_eval"):
-        refuse("fp16_full_eval", "bf16_full_eval and fp16_full_eval exclude each other; keep one")
+        raise InputError("argument_checks.full_eval", source=source, field="fp16_full_eval")
     for name in ("fp16", "fp16_full_eval", "fsdp"):
         if got("use_cpu") and got(name):
-            refuse(name, f"{name} silently does nothing with use_cpu, got both; remove {name}")
+            raise InputError("argument_checks.use_cpu", source=source, field=name)
     for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if not workers and got(name):
-            refuse(name, f"{name} needs dataloader_num_workers above 0, got {workers}; raise it")
-    if got("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy") and evaluate == "no":
-        refuse(
-            "lr_scheduler_type",
-            f'{got("lr_scheduler_type")} needs evaluation, got eval_strategy "no"; '
-            'set it to "steps" or "epoch"',
+            raise InputError("argument_checks.workers", source=source, workers=workers, field=name)
+    scheduler = got("lr_scheduler_type")
+    if scheduler in ("reduce_lr_on_plateau", "greedy") and evaluate == "no":
+        raise InputError(
+            "argument_checks.needs_evaluation",
+            source=source,
+            scheduler=scheduler,
+            field="lr_scheduler_type",
         )
     if not got("load_best_model_at_end") or save == "best":
         return
     if evaluate != save:
-        refuse(
-            "load_best_model_at_end",
-            f'load_best_model_at_end needs equal strategies, got eval_strategy "{evaluate}" '
-            f'and save_strategy "{save}"; set both to one',
+        raise InputError(
+            "argument_checks.strategies",
+            source=source,
+            evaluate=evaluate,
+            save=save,
+            field="load_best_model_at_end",
         )
     every = got("eval_steps") or got("logging_steps")
     if evaluate == "steps" and not _is_multiple(got("save_steps"), every):
-        refuse(
-            "save_steps",
-            "load_best_model_at_end needs save_steps to be a multiple of eval_steps, "
-            f"got {got('save_steps')} and {every}; set them equal",
+        raise InputError(
+            "argument_checks.multiple",
+            source=source,
+            save=got("save_steps"),
+            evaluate=every,
+            field="save_steps",
         )
 
 
@@ -200,26 +207,30 @@ def _is_multiple(value: float, unit: float) -> bool:
     return math.isclose(ratio, round(ratio), rel_tol=1e-9)
 
 
-def _check_own(data: Mapping[str, Any], source: str) -> None:
+def _check_own(data: Mapping[str, Any], source: str | Message) -> None:
     if data.get("train_file") is None:
-        raise InputError(
-            f"{source} needs train_file, the training rows; add it.", field="train_file"
-        )
+        raise InputError("argument_checks.train_file", source=source, field="train_file")
     given = [n for n in ("model_name_or_path", "config_name") if data.get(n) is not None]
     if len(given) != 1:
         raise InputError(
-            f"{source} needs one of model_name_or_path (with weights) and config_name (random "
-            f"weights), got {' and '.join(given) or 'neither'}; give one.",
+            "argument_checks.which_model",
+            source=source,
+            given=_given(given),
             field="model_name_or_path",
         )
     bits = [n for n in ("load_in_4bit", "load_in_8bit") if data.get(n)]
     if (len(bits) == 1) != (data.get("method") == "qlora") or len(bits) == 2:
         raise InputError(
-            f"{source}: method qlora goes with exactly one of load_in_4bit and load_in_8bit, "
-            f'got method "{data.get("method", "full")}" and {" and ".join(bits) or "neither"}; '
-            "set both to match.",
+            "argument_checks.qlora",
+            source=source,
+            method=data.get("method", "full"),
+            given=_given(bits),
             field="method",
         )
+
+
+def _given(names: list[str]) -> Message:
+    return words("argument_checks.given", names=names) if names else words("words.neither")
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor import own_arguments, records, training_arguments
 from advisor.argument_checks import check_arguments, read_json, shown
-from advisor.errors import InputError, UnknownNameError
+from advisor.errors import InputError, UnknownNameError, words
 from advisor.own_arguments import DataArguments, ModelArguments
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Recommendation
@@ -82,10 +82,7 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     """
     plan, data = _plan_of(recommendation), recommendation.data
     if data is None:
-        raise InputError(
-            "The arguments name a training file, got a recommendation without data; add --data.",
-            field="data",
-        )
+        raise InputError("arguments.no_data", field="data")
     model, own = recommendation.model, own_arguments.fields()
     values: dict[str, Any] = {
         "model_name_or_path": model.path if model.has_weights else None,
@@ -114,7 +111,7 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
             values[advice.field] = records.encode(advice.value)
     values.update(training_arguments_for(recommendation))
     ordered = {n: values[n] for n in (*own, *training_arguments.fields()) if n in values}
-    check_arguments(ordered, "the recommended arguments")
+    check_arguments(ordered, words("arguments.recommended"))
     return ordered
 
 
@@ -141,17 +138,13 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     if plan.dataloader_num_workers == 0:
         del values["dataloader_prefetch_factor"]
     ordered = {name: values[name] for name in training_arguments.fields() if name in values}
-    check_arguments(ordered, "the recommended arguments", training_only=True)
+    check_arguments(ordered, words("arguments.recommended"), training_only=True)
     return ordered
 
 
 def _plan_of(recommendation: Recommendation) -> TrainingPlan:
     if recommendation.plan is None:
-        raise InputError(
-            "This recommendation holds no plan, so there are no arguments; "
-            "give up one of the pins it names as in conflict.",
-            field="plan",
-        )
+        raise InputError("arguments.no_plan", field="plan")
     return recommendation.plan
 
 
@@ -171,13 +164,9 @@ def parse_arguments(path: Path) -> "tuple[ModelArguments, DataArguments, Trainin
     try:
         model, data, training = parser.parse_json_file(path)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{path}: refused by transformers on this machine: {error}") from error
+        raise InputError("arguments.refused", path=path, reason=error) from error
     if training.fp16 and training.device.type == "cpu":
-        raise InputError(
-            f"{path}: fp16 silently does nothing on a CPU, and this machine trains on one; "
-            "set it to false.",
-            field="fp16",
-        )
+        raise InputError("arguments.fp16_cpu", path=path, field="fp16")
     return model, data, training
 
 
@@ -204,11 +193,9 @@ def verify(arguments: Mapping[str, Any], format_name: str = "hf-json") -> None:
     }
     if format_name not in classes:
         raise UnknownNameError(
-            f"Only {' and '.join(classes)} are parsed back, got {format_name!r}.",
-            nearest=tuple(classes),
-            field="format",
+            "arguments.not_parsed_back", format=format_name, nearest=tuple(classes), field="format"
         )
-    source = f"the {format_name} export"
+    source = words("arguments.export", format=format_name)
     written = json.loads(json.dumps(arguments))
     check_arguments(written, source, training_only=format_name != "hf-json")
     stand_in: dict[str, Any] = {}
@@ -219,15 +206,17 @@ def verify(arguments: Mapping[str, Any], format_name: str = "hf-json") -> None:
     try:
         parsed = HfArgumentParser(classes[format_name]).parse_dict({**written, **stand_in})  # type: ignore[arg-type]
     except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"{source} does not load: {error}") from error
+        raise InputError("arguments.does_not_load", source=source, reason=error) from error
     read = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
     use_cpu = read.get("use_cpu")
     for name, value in written.items():
         skipped = name in stand_in or (name == "dataloader_pin_memory" and use_cpu)
         if not skipped and _plain(read[name]) != _as_class_holds_it(name, value):
             raise InputError(
-                f"{source}: {name} was written as {shown(value)} and reads back as "
-                f"{shown(_plain(read[name]))}; leave {name} unpinned.",
+                "arguments.reads_back",
+                source=source,
+                written=shown(value),
+                read=shown(_plain(read[name])),
                 field=name,
             )
 
@@ -325,17 +314,11 @@ def plan_from_arguments(
 def _refuse_outside_the_plan(values: Mapping[str, Any]) -> None:
     for name in _OUTSIDE_THE_PLAN:
         if values[name]:
-            raise InputError(
-                f"{name} is outside what a plan describes, got {shown(values[name])}; "
-                "the arguments can be trained, but not predicted.",
-                field=name,
-            )
+            raise InputError("arguments.outside_the_plan", got=shown(values[name]), field=name)
     kwargs = values["activation_checkpointing_kwargs"] or {"use_reentrant": False}
     if values["activation_checkpointing"] and kwargs != {"use_reentrant": False}:
         raise InputError(
-            'activation_checkpointing_kwargs must be {"use_reentrant": false} for a prediction, '
-            f"got {shown(kwargs)}; the arguments can be trained, but not predicted.",
-            field="activation_checkpointing_kwargs",
+            "arguments.use_reentrant", got=shown(kwargs), field="activation_checkpointing_kwargs"
         )
 
 
@@ -347,10 +330,6 @@ def _with_whole_cadences(plan: dict[str, Any], num_rows: int | None) -> dict[str
     if not shares:
         return whole
     if num_rows is None and plan["max_steps"] <= 0:
-        raise InputError(
-            f"{shares[0]} is a share of all steps, got {plan[shares[0]]}, and the number of steps "
-            "is not known here; give a whole number of steps.",
-            field=shares[0],
-        )
+        raise InputError("arguments.share_of_steps", got=plan[shares[0]], field=shares[0])
     total = TrainingPlan.from_dict(whole).optimizer_steps(num_rows or 0)
     return {**whole, **{n: math.ceil(total * plan[n]) for n in shares}}

@@ -256,9 +256,7 @@ def _load_tokenizer(model: ModelDescription) -> Any:
         text = " ".join(str(error).split()).rstrip(".")
         text = text if len(text) <= 300 else f"{text[:297]}..."
         raise InputError(
-            f"The tokenizer in {model.path} cannot be loaded: {type(error).__name__}: {text}; "
-            "correct its files.",
-            field="model",
+            "data.tokenizer", path=model.path, kind=type(error).__name__, reason=text, field="model"
         ) from error
 
 

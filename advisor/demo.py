@@ -231,11 +231,7 @@ def _select_rows() -> list[str]:
         if len(rows) >= _NUM_ROWS:
             return rows[:_NUM_ROWS]
     if len(rows) < _MIN_ROWS:
-        raise InputError(
-            f"The demo's data are made from the Python standard library's sources, and {stdlib} "
-            f"holds too few of them ({len(rows)} usable functions, {_MIN_ROWS} needed); "
-            "name a data file of your own, or use a Python installed with its sources."
-        )
+        raise InputError("demo.few_sources", path=stdlib, found=len(rows), needed=_MIN_ROWS)
     return rows
 
 

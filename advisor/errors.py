@@ -7,17 +7,56 @@ AdvisorError
  +- SimulationError    the question is right, the answer is "unknown" (never a guess)
  +- WorkerError        the worker process died or did not answer in time
 
-Messages say what, got what, do what, in that order. `str(error)` is the sentence that is shown.
+An error is an id of `locale/errors_*.json` and its parameters. Its sentence says what, got what, do
+what, in that order: `str(error)` in English, `error.sentence(lang)` in the reader's language. What
+a library says is a parameter and stays as it is.
 """
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advisor.locale import Message, sentence
+
+
+def words(message_id: str, /, **params: Any) -> Message:
+    """A part of an error's sentence that has a language of its own; for use as a parameter."""
+    return Message(id=message_id, params=_plain(params))
 
 
 class AdvisorError(Exception):
     """Base of the tree; catch it at the edge (CLI, UI) and show its sentence."""
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message_id: str, /, *, field: str | None = None, **params: Any) -> None:
+        super().__init__(message_id)
+        self.id = message_id
+        """Of the catalogues; text that is in neither is its own sentence in every language."""
+        self.params: dict[str, Any] = _plain(params)
+        """What the sentence names: numbers, text, `words`, and lists of these."""
         self.field = field
         """Name of the plan field or option the message belongs beside, or None."""
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, lang: str = "en") -> str:
+        """The error in `lang`; its field is one of the places."""
+        return sentence(Message(id=self.id, params={**self.params, "field": self.field}), lang)
+
+    def encode(self) -> dict[str, Any]:
+        """The error as JSON values, for `decode` in another process."""
+        return {
+            "type": type(self).__name__,
+            "id": self.id,
+            "params": _encode(self.params),
+            "field": self.field,
+        }
+
+    @staticmethod
+    def decode(data: Mapping[str, Any]) -> "AdvisorError":
+        """What `encode` wrote, as the same class."""
+        cls = getattr(sys.modules[__name__], data["type"], AdvisorError)
+        return cls(data["id"], field=data["field"], **_decode(data["params"]))
 
 
 class InputError(AdvisorError):
@@ -32,11 +71,17 @@ class UnknownNameError(InputError):
     """A name that a table does not hold."""
 
     def __init__(
-        self, message: str, *, nearest: tuple[str, ...] = (), field: str | None = None
+        self,
+        message_id: str,
+        /,
+        *,
+        nearest: Iterable[str] = (),
+        field: str | None = None,
+        **params: Any,
     ) -> None:
-        super().__init__(message, field=field)
-        self.nearest = nearest
-        """The closest names the table does hold, best first."""
+        self.nearest = tuple(nearest)
+        """The closest names the table does hold, best first; one of the places."""
+        super().__init__(message_id, field=field, nearest=self.nearest, **params)
 
 
 class SimulationError(AdvisorError):
@@ -45,3 +90,38 @@ class SimulationError(AdvisorError):
 
 class WorkerError(AdvisorError):
     """The worker process died or did not answer in time."""
+
+
+_WORDS = "words"
+"""Key that tells an encoded `words` from an object of the user's."""
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as it survives JSON: paths and exceptions become text."""
+    if value is None or isinstance(value, (bool, int, float, str, Message)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Message):
+        return {_WORDS: value.id, "params": _encode(value.params)}
+    if isinstance(value, dict):
+        return {name: _encode(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_encode(inner) for inner in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_WORDS, "params"}:
+            return Message(id=value[_WORDS], params=_decode(value["params"]))
+        return {name: _decode(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_decode(inner) for inner in value]
+    return value

@@ -196,10 +196,7 @@ class Estimator:
     ) -> Structure:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
-            raise SimulationError(
-                f"The compute capability of {gpu.name} is unknown; only CUDA devices and CPUs "
-                f"are simulated."
-            )
+            raise SimulationError("estimate.no_capability", name=gpu.name)
         capability = None if gpu is None else gpu.compute_capability
         return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor import demo
-from advisor.errors import InputError, UnknownNameError
+from advisor.errors import InputError, UnknownNameError, words
 from advisor.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ class ModelDescription:
     notes: tuple[str, ...] = ()
     linear_modules: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Linear layers a LoRA can sit on: last part of the module's name -> (in, out) features."""
+
+    def can_adapt(self) -> bool:
+        """Whether there are weights for adapters to sit on.
+
+        A tokenizer without weights is a model to train from scratch; a config without either
+        describes one whose files are elsewhere, e.g. not downloaded yet.
+        """
+        return self.has_weights or not self.has_tokenizer
 
 
 _TOKENIZER_FILES = (
@@ -132,21 +140,14 @@ def describe_model(path: str, task: str) -> ModelDescription:
 
 def _config_file(location: Path) -> Path:
     if not location.exists():
-        raise InputError(
-            f"There is no model at {location}; give a directory with config.json, a config.json, "
-            'or "demo" (models are not downloaded).',
-            field="model",
-        )
+        raise InputError("model.absent", path=location, field="model")
     if location.is_file():
         return location
     config_file = location / "config.json"
     if not config_file.is_file():
-        hint = (
-            "it holds an adapter, give its base model"
-            if (location / "adapter_config.json").is_file()
-            else "give a directory as save_pretrained writes it"
-        )
-        raise InputError(f"{location} has no config.json; {hint}.", field="model")
+        if (location / "adapter_config.json").is_file():
+            raise InputError("model.adapter", path=location, field="model")
+        raise InputError("model.no_config", path=location, field="model")
     return config_file
 
 
@@ -155,17 +156,13 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text; give a config.json.", field="model") from error
+        raise InputError("model.not_utf8", path=file, field="model") from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{file}, line {error.lineno}: not valid JSON ({error.msg}); correct the file.",
-            field="model",
+            "model.not_json", path=file, line=error.lineno, reason=error.msg, field="model"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(
-            f"{file} must hold a JSON object, got a {type(content).__name__}; give a config.json.",
-            field="model",
-        )
+        raise InputError("model.no_object", path=file, kind=type(content).__name__, field="model")
     return content
 
 
@@ -178,22 +175,22 @@ def _check_model_type(content: dict[str, Any], file: Path) -> None:
         return
     if "auto_map" in content:
         raise InputError(
-            f"{file} needs code of its own (auto_map): its model_type {model_type!r} is not part "
-            f"of transformers {transformers.__version__}; code beside a model is never run, "
-            "give a model that transformers knows.",
+            "model.own_code",
+            path=file,
+            model_type=model_type,
+            version=transformers.__version__,
             field="model",
         )
     if not isinstance(model_type, str):
-        raise InputError(
-            f"{file} has no model_type, got {model_type!r}; "
-            "give the config.json of a transformers model.",
-            field="model",
-        )
+        raise InputError("model.no_model_type", path=file, got=model_type, field="model")
     nearest = tuple(difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=5, cutoff=0.4))
-    advice = f"the nearest names are {', '.join(nearest)}" if nearest else "no name is like it"
+    advice = words("model.nearest_types", names=nearest) if nearest else words("model.no_near_type")
     raise UnknownNameError(
-        f"{file} has the model_type {model_type!r}, which transformers {transformers.__version__} "
-        f"does not know; {advice}.",
+        "model.unknown_type",
+        path=file,
+        model_type=model_type,
+        version=transformers.__version__,
+        advice=advice,
         nearest=nearest,
         field="model",
     )
@@ -224,7 +221,7 @@ def _load_config(file: Path) -> "PreTrainedConfig":
         return AutoConfig.from_pretrained(str(file), local_files_only=True, trust_remote_code=False)
     except _config_errors() as error:
         raise InputError(
-            f"{file} cannot be used: {_one_line(error)}; correct the value.", field="model"
+            "model.unusable", path=file, reason=_one_line(error), field="model"
         ) from error
 
 
@@ -242,13 +239,18 @@ def _build_on_meta(config: "PreTrainedConfig", task: Task, file: Path) -> "PreTr
     except _config_errors() as error:
         if "Unrecognized configuration class" in str(error):
             raise InputError(
-                f"A {config.model_type} model ({file}) cannot do {task.slug}: {task.auto_class} "
-                "has no class for it; give another model or another task.",
+                "model.wrong_task",
+                model_type=config.model_type,
+                path=file,
+                task=task.slug,
+                auto_class=task.auto_class,
                 field="model",
             ) from error
         raise InputError(
-            f"{file} describes no {config.model_type} model that can be built: {_one_line(error)}; "
-            "correct the values.",
+            "model.cannot_build",
+            path=file,
+            model_type=config.model_type,
+            reason=_one_line(error),
             field="model",
         ) from error
 
@@ -301,15 +303,16 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         if (directory / index).is_file():
             weight_map = _read_json(directory / index).get("weight_map")
             if not isinstance(weight_map, dict):
-                raise InputError(
-                    f"{directory / index} has no weight_map; download it again.", field="model"
-                )
+                raise InputError("model.no_weight_map", path=directory / index, field="model")
             shards = tuple(directory / name for name in sorted(set(weight_map.values())))
             missing = [f.name for f in shards if not f.is_file()]
             if missing:
                 raise InputError(
-                    f"{directory} lacks {len(missing)} of {len(shards)} weight files, first "
-                    f"{missing[0]}; finish the download.",
+                    "model.missing_shards",
+                    path=directory,
+                    missing=len(missing),
+                    shards=len(shards),
+                    first=missing[0],
                     field="model",
                 )
             return shards
@@ -338,9 +341,10 @@ def _stored_dtype(
                     numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
         except SafetensorError as error:
             raise InputError(
-                f"{file} is no safetensors file ({error}), its size is "
-                f"{file.stat().st_size:,} bytes; download it again (a Git LFS pointer is a text "
-                "file of about 130 bytes).",
+                "model.no_safetensors",
+                path=file,
+                reason=error,
+                size=file.stat().st_size,
                 field="model",
             ) from error
     if not numbers:

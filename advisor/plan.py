@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from advisor import records
-from advisor.errors import PlanError
+from advisor.errors import PlanError, words
+from advisor.locale import Message
 
 Method = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+_AT_LEAST_0, _AT_LEAST_1 = words("words.at_least", least=0), words("words.at_least", least=1)
+_ABOVE_0 = words("words.above", limit=0)
+_SHARE = words("words.within", range="[0, 1)")
+_FINITE = words("words.finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +40,9 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.r < 1:
-            raise PlanError(f"lora.r must be at least 1, got {self.r}.", field="lora.r")
+            raise PlanError("plan.lora_rank", got=self.r, field="lora.r")
         if not 0 <= self.lora_dropout < 1:
-            raise PlanError(
-                f"lora.lora_dropout must be in [0, 1), got {self.lora_dropout}.",
-                field="lora.lora_dropout",
-            )
+            raise PlanError("plan.lora_dropout", got=self.lora_dropout, field="lora.lora_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,7 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.load_in_4bit == self.load_in_8bit:
-            raise PlanError(
-                "quantization needs exactly one of load_in_4bit and load_in_8bit.",
-                field="quantization",
-            )
+            raise PlanError("plan.one_quantization", field="quantization")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +131,17 @@ class TrainingPlan:
             "logging_steps",
             "save_steps",
         ):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.learning_rate > 0, "learning_rate", "greater than 0", self.learning_rate)
-        _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
-        _require(self.max_grad_norm >= 0, "max_grad_norm", "at least 0", self.max_grad_norm)
+            _require(getattr(self, name) >= 1, name, _AT_LEAST_1, getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", _ABOVE_0, self.learning_rate)
+        _require(self.weight_decay >= 0, "weight_decay", _AT_LEAST_0, self.weight_decay)
+        _require(self.warmup_steps >= 0, "warmup_steps", _AT_LEAST_0, self.warmup_steps)
+        _require(self.max_grad_norm >= 0, "max_grad_norm", _AT_LEAST_0, self.max_grad_norm)
         for name in ("adam_beta1", "adam_beta2"):
-            _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+            _require(0 <= getattr(self, name) < 1, name, _SHARE, getattr(self, name))
         _require(
             self.dataloader_num_workers >= 0,
             "dataloader_num_workers",
-            "at least 0",
+            _AT_LEAST_0,
             self.dataloader_num_workers,
         )
         for name in (
@@ -151,43 +151,35 @@ class TrainingPlan:
             "max_grad_norm",
             "adam_epsilon",
         ):
-            _require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
+            _require(math.isfinite(getattr(self, name)), name, _FINITE, getattr(self, name))
         if self.max_steps <= 0 and (self.num_train_epochs is None or not self.num_train_epochs > 0):
             raise PlanError(
-                f"num_train_epochs must be greater than 0 or max_steps be set, got "
-                f"{self.num_train_epochs} and {self.max_steps}.",
+                "plan.duration",
+                epochs=self.num_train_epochs,
+                steps=self.max_steps,
                 field="num_train_epochs",
             )
         if self.bf16 and self.fp16:
-            raise PlanError("bf16 and fp16 exclude each other; switch one off.", field="fp16")
+            raise PlanError("plan.bf16_fp16", field="fp16")
         if self.fp16 and self.use_cpu:
-            raise PlanError("fp16 does nothing on a CPU; use bf16 or neither.", field="fp16")
+            raise PlanError("plan.fp16_cpu", field="fp16")
         if self.fp16 and self.dtype == "float16" and self.method == "full":
-            raise PlanError(
-                "fp16 autocast cannot unscale the gradients of float16 weights; load them as "
-                "float32.",
-                field="dtype",
-            )
+            raise PlanError("plan.fp16_weights", field="dtype")
         if (self.lora is not None) != (self.method in ("lora", "qlora")):
             raise PlanError(
-                f"method {self.method} {'needs' if self.lora is None else 'takes no'} lora "
-                f"settings.",
-                field="lora",
+                "plan.lora_settings", method=self.method, needs=_needs(self.lora), field="lora"
             )
         if (self.quantization is not None) != (self.method == "qlora"):
             raise PlanError(
-                f"method {self.method} {'needs' if self.quantization is None else 'takes no'} "
-                f"quantization.",
+                "plan.quantization",
+                method=self.method,
+                needs=_needs(self.quantization),
                 field="quantization",
             )
         if self.dataloader_num_workers == 0 and (
             self.dataloader_prefetch_factor is not None or self.dataloader_persistent_workers
         ):
-            raise PlanError(
-                "dataloader_prefetch_factor and dataloader_persistent_workers need "
-                "dataloader_num_workers above 0.",
-                field="dataloader_num_workers",
-            )
+            raise PlanError("plan.workers", field="dataloader_num_workers")
 
     def replace(self, **changes: Any) -> "TrainingPlan":
         """A copy with some fields changed, validated again."""
@@ -251,6 +243,10 @@ class TrainingPlan:
         return records.decode(TrainingPlan, data, "plan")
 
 
-def _require(holds: bool, name: str, rule: str, got: Any) -> None:
+def _require(holds: bool, name: str, rule: Message, got: Any) -> None:
     if not holds:
-        raise PlanError(f"{name} must be {rule}, got {got}.", field=name)
+        raise PlanError("plan.value", rule=rule, got=got, field=name)
+
+
+def _needs(settings: object | None) -> Message:
+    return words("words.needs") if settings is None else words("words.takes_no")

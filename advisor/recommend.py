@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from advisor import demo, records
+from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
 from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
@@ -22,7 +23,7 @@ from advisor.locale import Message
 from advisor.memory import MemoryEstimate, Verdict
 from advisor.model import ModelDescription
 from advisor.plan import Method, TrainingPlan
-from advisor.recommendation import Alternative, Conflict, Recommendation
+from advisor.recommendation import Alternative, Recommendation
 from advisor.rules.advice import advise
 from advisor.rules.facts import Facts
 from advisor.simulate.make import ProfileStore
@@ -140,13 +141,13 @@ class Advisor:
             search = Search(facts, estimator, pins)
             methods = _methods(question, facts, pins)
             best = search.best(methods, question.goal)
-            conflicts = () if best else _conflicts(facts, estimator, question, pins, methods)
-            shown = pins if question.method == "auto" else {**pins, "method": question.method}
+            held = pins if question.method == "auto" else {"method": question.method, **pins}
+            conflicts = () if best else find_conflicts(facts, estimator, held)
             others = _neighbours(search, best) if best else {}
             return Recommendation(
                 plan=best.plan if best else None,
-                advice=advise(facts, best.plan, shown, others) if best else (),
-                memory=best.memory if best else _least(search),
+                advice=advise(facts, best.plan, held, others) if best else (),
+                memory=best.memory if best else search.least(),
                 time=best.time if best else None,
                 alternatives=_alternatives(search, best) if best else (),
                 conflicts=conflicts,
@@ -175,8 +176,6 @@ class Advisor:
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
         task = find_task(question.task or DEFAULT_TASK).slug
         pins = check_pins(question.pins)
-        if question.method == "qlora":
-            check_pins({"method": "qlora"})
         machine = self.machine(question.machine)
         facts = Facts(
             machine=machine,
@@ -204,15 +203,16 @@ def _stamps(path: Path) -> tuple[Any, ...]:
 
 def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple[Method, ...]:
     asked = pins.get("method", question.method)
+    if asked == "auto" and pins.get("quantization") is not None:
+        asked = "qlora"
     if asked == "auto":
         return facts.methods()
-    if asked not in ("full", "lora"):
-        raise PlanError(f"method must be auto, full or lora, got {asked!r}.", field="method")
-    if asked == "lora" and demo.is_demo(Path(facts.model.path)):
-        raise InputError(
-            "The demo model has no weights, so there is nothing to adapt: train it in full.",
-            field="method",
-        )
+    if asked not in ("full", "lora", "qlora"):
+        raise PlanError("recommend.method", got=asked, field="method")
+    if asked == "qlora" and not facts.quantises():
+        raise PlanError("recommend.qlora", name=facts.machine.name, field="method")
+    if asked not in facts.methods():
+        raise InputError("recommend.no_weights", name=facts.model.name, field="method")
     return (asked,)
 
 
@@ -230,7 +230,7 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
     result["checkpointing"] = search.candidate(switched).memory
     if len(search.facts.methods()) > 1:
-        other: Method = "lora" if plan.method == "full" else "full"
+        other: Method = "full" if plan.method == "lora" else "lora"
         batch = effective_batch(search.facts, other, search.pins)
         micro = max(
             m
@@ -298,58 +298,6 @@ def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
             id=f"alternative.checkpointing.{'on' if other.activation_checkpointing else 'off'}"
         )
     return Alternative(label=label, plan=other, memory=c.memory, time=c.time, pins=pins)
-
-
-def _conflicts(
-    facts: Facts,
-    estimator: Estimator,
-    question: Question,
-    pins: dict[str, Any],
-    methods: tuple[Method, ...],
-) -> tuple[Conflict, ...]:
-    """The pins that cannot hold.
-
-    Those whose giving up alone makes a plan possible, else the machine's limit.
-    """
-    held = dict(pins)
-    if question.method != "auto":
-        held["method"] = question.method
-    ways: list[tuple[str, Message]] = []
-    for name in held:
-        rest = {k: v for k, v in pins.items() if k != name}
-        tried = facts.methods() if name == "method" else methods
-        search = Search(facts, estimator, rest)
-        found = search.best(tried, "smallest")
-        if found is not None and found.memory.process_bytes is not None:
-            params = {"peak": found.memory.process_bytes, "method": found.plan.method}
-            key = "way.method" if name == "method" else "way.other"
-            ways.append((name, Message(id=key, params={**params, "field": name})))
-    smallest = Search(
-        facts, estimator, {k: v for k, v in pins.items() if k == "memory_ceiling_bytes"}
-    )
-    least = _least_of(smallest, methods)
-    reason = Message(
-        id="conflict.pins" if ways else "conflict.machine",
-        params={
-            "need": least.process_bytes if least else None,
-            "free": least.capacity_bytes if least else facts.machine.capacity_bytes(),
-            "method": methods[-1],
-        },
-    )
-    fields = tuple(name for name, _ in ways) or tuple(held)
-    return (Conflict(fields=fields, reason=reason, ways_out=tuple(ways)),)
-
-
-def _least_of(search: Search, methods: tuple[Method, ...]) -> MemoryEstimate | None:
-    for method in methods:
-        search.candidate(search.plan(method, 1, True))
-    return _least(search)
-
-
-def _least(search: Search) -> MemoryEstimate | None:
-    """The least memory any tried plan needs."""
-    known = [c.memory for c in search.tried() if c.memory.process_bytes is not None]
-    return min(known, key=lambda m: m.process_bytes or 0, default=None)
 
 
 def _timeline(estimator: Estimator, best: Candidate | None) -> Any:

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from advisor.errors import InputError
+from advisor.errors import InputError, words
 
 T = TypeVar("T")
 
@@ -40,14 +40,11 @@ def decode(cls: type[T], data: Any, where: str = "") -> T:
     """
     name = where or cls.__name__
     if not isinstance(data, Mapping):
-        raise InputError(f"{name} must be a JSON object, got {_kind(data)}.", field=where or None)
+        raise InputError("records.no_object", name=name, got=_kind(data), field=where or None)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     unknown = [k for k in data if k not in fields]
     if unknown:
-        raise InputError(
-            f"{name} has no field {unknown[0]!r}; remove it or use one of: {', '.join(fields)}.",
-            field=unknown[0],
-        )
+        raise InputError("records.unknown_field", name=name, fields=tuple(fields), field=unknown[0])
     hints = typing.get_type_hints(cls)
     values = {k: _convert(hints[k], v, f"{where}.{k}" if where else k) for k, v in data.items()}
     missing = [
@@ -58,8 +55,17 @@ def decode(cls: type[T], data: Any, where: str = "") -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise InputError(f"{name} needs the field {missing[0]!r}; add it.", field=missing[0])
+        raise InputError("records.missing_field", name=name, field=missing[0])
     return cls(**values)
+
+
+def convert_field(cls: type, name: str, value: Any) -> Any:
+    """`value` as the field `name` of `cls` holds it.
+
+    Raises:
+        InputError: a value of another type.
+    """
+    return _convert(typing.get_type_hints(cls)[name], value, name)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -81,23 +87,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             isinstance(value, bool) and True not in args and False not in args
         ):
             return value
-        raise InputError(
-            f"{where} must be one of {', '.join(map(str, args))}, got {value!r}.", field=where
-        )
+        raise InputError("records.one_of", names=tuple(map(str, args)), got=value, field=where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} must be a list, got {_kind(value)}.", field=where)
+            raise InputError("records.no_list", got=_kind(value), field=where)
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
         if len(args) != len(value):
-            raise InputError(f"{where} must have {len(args)} items, got {len(value)}.", field=where)
+            raise InputError("records.items", wanted=len(args), got=len(value), field=where)
         return tuple(
             _convert(a, v, f"{where}[{i}]")
             for i, (a, v) in enumerate(zip(args, value, strict=True))
         )
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be a JSON object, got {_kind(value)}.", field=where)
+            raise InputError("records.no_object", name=where, got=_kind(value), field=where)
         return {k: _convert(args[1], v, f"{where}.{k}") if args else v for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast(type, hint), value, where)
@@ -106,11 +110,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
     raise InputError(
-        f"{where} must be {_WORDS.get(hint, hint.__name__)}, got {_kind(value)}.", field=where
+        "records.type", kind=_WORDS.get(hint, hint.__name__), got=_kind(value), field=where
     )
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_WORDS = {
+    int: words("words.integer"),
+    float: words("words.number"),
+    str: words("words.text"),
+    bool: words("words.boolean"),
+}
 
 
 def _kind(value: Any) -> str:

@@ -5,10 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-from advisor.errors import InputError
+from advisor.errors import InputError, words
+from advisor.locale import Message
 
 
-def find_fault(file: Path, format_: str) -> str | None:
+def find_fault(file: Path, format_: str) -> Message | None:
     """The line at fault in words, or None when every line is well-formed.
 
     Args:
@@ -24,13 +25,17 @@ def find_fault(file: Path, format_: str) -> str | None:
     try:
         return find(file)
     except OSError as error:
-        return f"{file} cannot be read: {error.strerror or error}; check its permissions."
+        return words("row_faults.unreadable", path=file, reason=error.strerror or error)
 
 
-def as_input_error(file: Path, format_: str, fault: str | None, error: BaseException) -> InputError:
+def as_input_error(
+    file: Path, format_: str, fault: Message | None, error: BaseException
+) -> InputError:
     """The error for a file that could not be read: its fault, else the words of the reader."""
-    words = f"{file} cannot be read as {format_}: {root_cause(error)}; correct it."
-    return InputError(fault or words, field="data")
+    if fault is not None:
+        return InputError("row_faults.fault", fault=fault, field="data")
+    reason = root_cause(error)
+    return InputError("row_faults.reader", path=file, format=format_, reason=reason, field="data")
 
 
 def root_cause(error: BaseException) -> str:
@@ -40,7 +45,7 @@ def root_cause(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def find_json_fault(file: Path) -> str | None:
+def find_json_fault(file: Path) -> Message | None:
     """What is wrong with a file that should be one JSON value."""
     fault = _find_encoding_fault(file)
     if fault:
@@ -48,19 +53,18 @@ def find_json_fault(file: Path) -> str | None:
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        return f"{file}, line {error.lineno}: not valid JSON ({error.msg}); correct the file."
+        return words("row_faults.not_json", path=file, line=error.lineno, reason=error.msg)
     if isinstance(rows, list):
         for number, row in enumerate(rows, 1):
             if not isinstance(row, type(rows[0])) or not isinstance(row, (dict, str)):
-                return (
-                    f"{file}, item {number} of the array: expected "
-                    f"{'text' if isinstance(rows[0], str) else 'a JSON object'}, got "
-                    f"{_kind(row)}; make every item an object."
+                wanted = words("words.text") if isinstance(rows[0], str) else words("words.object")
+                return words(
+                    "row_faults.item", path=file, number=number, wanted=wanted, got=_kind(row)
                 )
     return None
 
 
-def _find_encoding_fault(file: Path) -> str | None:
+def _find_encoding_fault(file: Path) -> Message | None:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
@@ -70,12 +74,12 @@ def _find_encoding_fault(file: Path) -> str | None:
     return None
 
 
-def _not_utf8(file: Path, number: int, error: UnicodeDecodeError) -> str:
-    byte = error.object[error.start]
-    return f"{file}, line {number}: the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8."
+def _not_utf8(file: Path, number: int, error: UnicodeDecodeError) -> Message:
+    byte = f"0x{error.object[error.start]:02x}"
+    return words("row_faults.not_utf8", path=file, line=number, byte=byte)
 
 
-def _find_jsonl_fault(file: Path) -> str | None:
+def _find_jsonl_fault(file: Path) -> Message | None:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
@@ -85,24 +89,21 @@ def _find_jsonl_fault(file: Path) -> str | None:
             except UnicodeDecodeError as error:
                 return _not_utf8(file, number, error)
             except UnicodeEncodeError:
-                return (
-                    f"{file}, line {number}: a \\ud800 to \\udfff escape stands alone, which is no "
-                    "character; correct or remove the line."
-                )
+                return words("row_faults.surrogate", path=file, line=number)
             except json.JSONDecodeError as error:
-                return (
-                    f"{file}, line {number}: not valid JSON ({error.msg}, column {error.colno}); "
-                    "correct or remove the line."
+                return words(
+                    "row_faults.line_not_json",
+                    path=file,
+                    line=number,
+                    reason=error.msg,
+                    column=error.colno,
                 )
             if not isinstance(row, dict):
-                return (
-                    f"{file}, line {number}: expected a JSON object, got {_kind(row)}; "
-                    "put one object on each line."
-                )
+                return words("row_faults.line_no_object", path=file, line=number, got=_kind(row))
     return None
 
 
-def _find_csv_fault(file: Path) -> str | None:
+def _find_csv_fault(file: Path) -> Message | None:
     fault = _find_encoding_fault(file)
     if fault:
         return fault
@@ -116,19 +117,20 @@ def _find_csv_fault(file: Path) -> str | None:
             num_rows = 0
             for fields in reader:
                 if len(fields) > len(header):
-                    return (
-                        f"{file}, line {start}: {len(fields)} fields where the header has "
-                        f"{len(header)}; quote fields that hold commas."
+                    return words(
+                        "row_faults.fields",
+                        path=file,
+                        line=start,
+                        fields=len(fields),
+                        header=len(header),
                     )
                 num_rows += bool(fields)
                 start = reader.line_num + 1
     except csv.Error as error:
-        return (
-            f"{file}, line {start}: not valid CSV ({error}); close and double the quotes in fields."
-        )
+        return words("row_faults.not_csv", path=file, line=start, reason=error)
     finally:
         csv.field_size_limit(limit)
-    return None if num_rows else f"{file} holds a header and no rows; give a file with rows."
+    return None if num_rows else words("row_faults.only_header", path=file)
 
 
 def _kind(value: object) -> str:

@@ -106,35 +106,30 @@ def load_rows(
 def _format_of(file: Path, field: str) -> Format:
     """Of the suffix; what JSON it is, its first character decides."""
     if not file.exists():
-        raise InputError(f"There is no data file {file}; check the path.", field=field)
+        raise InputError("rows.absent", path=file, field=field)
     if not file.is_file():
-        raise InputError(f"{file} is not a file; name one data file.", field=field)
+        raise InputError("rows.no_file", path=file, field=field)
     format_ = _SUFFIXES.get(file.suffix.lower())
     if format_ is None:
-        raise InputError(
-            f"The name of a data file must end in {', '.join(_SUFFIXES)}, got {file.name!r}; "
-            "convert or rename it.",
-            field=field,
-        )
+        raise InputError("rows.suffix", suffixes=tuple(_SUFFIXES), name=file.name, field=field)
     try:
         with file.open("rb") as stream:
             start = next((line for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
     except OSError as error:
         raise InputError(
-            f"{file} cannot be opened: {error.strerror}; check its permissions.", field=field
+            "rows.cannot_open", path=file, reason=error.strerror, field=field
         ) from error
     if not start:
-        raise InputError(f"{file} is empty; give a file with rows.", field=field)
+        raise InputError("rows.empty", path=file, field=field)
     if format_ in ("json", "jsonl"):
         start = start.lstrip(b"\xef\xbb\xbf \t\r\n")
         if start.startswith(b"["):
             return "json"
         if format_ == "json" and not _is_json(start):
             fault = row_faults.find_json_fault(file)
-            raise InputError(
-                fault or f"{file} holds one JSON object; save the rows as an array or JSON Lines.",
-                field=field,
-            )
+            if fault is not None:
+                raise InputError("row_faults.fault", fault=fault, field=field)
+            raise InputError("rows.one_object", path=file, field=field)
         return "jsonl"
     return format_
 
@@ -282,28 +277,27 @@ def _find_text_column(
             return name
     if len(texts) == 1:
         return texts[0]
-    raise InputError(
-        f"Which column of {file} is the text? "
-        + (
-            f"Choose text_column among: {', '.join(texts)}."
-            if texts
-            else f"None of its columns holds text: {_columns_in_words(dataset)}."
-        ),
-        field="text_column",
-    )
+    if texts:
+        raise InputError("rows.which_column", path=file, names=texts, field="text_column")
+    columns = _columns_in_words(dataset)
+    raise InputError("rows.no_text_column", path=file, columns=columns, field="text_column")
 
 
 def _require_column(dataset: "datasets.Dataset", file: Path, column: str) -> None:
     if column not in dataset.features:
         raise InputError(
-            f"{file} has no column {column!r}; choose text_column among: "
-            f"{', '.join(dataset.column_names)}.",
+            "rows.no_column",
+            path=file,
+            column=column,
+            names=tuple(dataset.column_names),
             field="text_column",
         )
     if not _is_text(dataset.features[column]):
         raise InputError(
-            f"The column {column!r} of {file} holds no text; choose another text_column. "
-            f"There are: {_columns_in_words(dataset)}.",
+            "rows.column_no_text",
+            path=file,
+            column=column,
+            columns=_columns_in_words(dataset),
             field="text_column",
         )
 
@@ -337,11 +331,7 @@ def _with_text(
         raise row_faults.as_input_error(file, format_, fault, error) from error
     num_dropped = int((~keep).sum())
     if num_dropped == len(dataset):
-        raise InputError(
-            f"{file} holds no row with text in column {column!r}; "
-            "choose another text_column or another file.",
-            field="text_column",
-        )
+        raise InputError("rows.no_row", path=file, column=column, field="text_column")
     if not num_dropped:
         return dataset, 0, notes
     left_out = (
@@ -378,16 +368,9 @@ def _split(
     import numpy as np
 
     if not 0 < percentage < 100:
-        raise InputError(
-            f"validation_split_percentage must be between 0 and 100, got {percentage}.",
-            field="validation_split_percentage",
-        )
+        raise InputError("rows.percentage", got=percentage, field="validation_split_percentage")
     if len(rows) < 2:
-        raise InputError(
-            f"{file} holds one row with text; give at least 2, to train and to evaluate on, "
-            "or a validation file.",
-            field="data",
-        )
+        raise InputError("rows.one_row", path=file, field="data")
     num_held_out = min(max(round(len(rows) * percentage / 100), 1), _MAX_SPLIT_ROWS, len(rows) - 1)
     chosen = np.random.default_rng(_SPLIT_SEED).choice(len(rows), num_held_out, replace=False)
     held_out = np.zeros(len(rows), dtype=bool)

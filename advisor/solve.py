@@ -24,6 +24,10 @@ ENOUGH_TOKENS = 4096
 LONGEST_WITHOUT_CONTEXT = 2048
 PLAN_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingPlan))
 LORA_FIELDS = tuple(f"lora.{f.name}" for f in dataclasses.fields(LoraSettings))
+_ONLY_TOGETHER = (
+    "lora", "quantization", "method", "fp16", "bf16", "use_cpu", "num_train_epochs", "max_steps",
+)  # fmt: skip
+"""Fields whose value cannot be judged without the others'."""
 OTHER_PINS = ("effective_batch_size", "memory_ceiling_bytes")
 
 
@@ -68,40 +72,23 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in pins.items():
         if name not in known:
             nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
-            raise UnknownNameError(
-                f"There is nothing called {name!r} to pin; the nearest are "
-                f"{', '.join(nearest) or 'none'}.",
-                nearest=nearest,
-                field=name,
-            )
+            raise UnknownNameError("solve.unknown_pin", nearest=nearest, field=name)
         if name in OTHER_PINS and (
             not isinstance(value, int) or isinstance(value, bool) or value < 1
         ):
-            raise PlanError(
-                f"{name} must be a whole number of at least 1, got {value!r}.", field=name
-            )
+            raise PlanError("solve.whole_number", got=value, field=name)
         if name in LORA_FIELDS:
             records.decode(LoraSettings, {name.removeprefix("lora."): value}, "lora")
         elif name in PLAN_FIELDS:
-            hint = {name: value}
-            if name not in (
-                "lora",
-                "quantization",
-                "method",
-                "fp16",
-                "bf16",
-                "use_cpu",
-                "num_train_epochs",
-                "max_steps",
-            ):
-                _check_one(hint)
-    if pins.get("quantization") is not None or pins.get("method") == "qlora":
-        raise PlanError(
-            "method qlora is not available yet: quantised layers are not simulated. Use lora "
-            "or full.",
-            field="method",
+            records.convert_field(TrainingPlan, name, value)
+            if name not in _ONLY_TOGETHER:
+                _check_one({name: value})
+    result = dict(pins)
+    if pins.get("quantization") is not None:
+        result["quantization"] = records.convert_field(
+            TrainingPlan, "quantization", pins["quantization"]
         )
-    return dict(pins)
+    return result
 
 
 def _check_one(value: dict[str, Any]) -> None:
@@ -126,7 +113,8 @@ def base_plan(
     values: dict[str, Any] = {
         "task": facts.task,
         "method": method,
-        "lora": _lora(pins) if method == "lora" else None,
+        "lora": None if method == "full" else _lora(pins),
+        "quantization": precision.quantization(facts) if method == "qlora" else None,
         "max_length": max_length,
         "use_cpu": facts.gpu() is None,
         "attention_mask": micro > 1 and facts.lengths_differ(max_length),
@@ -202,16 +190,13 @@ def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> in
             ("gradient_accumulation_steps", accumulation),
         ):
             if part is not None and wanted % part:
-                raise PlanError(
-                    f"{name} {part} does not divide effective_batch_size {wanted}; change one "
-                    f"of them.",
-                    field=name,
-                )
+                raise PlanError("solve.not_divisible", part=part, wanted=wanted, field=name)
         if micro is not None and accumulation is not None and micro * accumulation != wanted:
             raise PlanError(
-                f"per_device_train_batch_size {micro} times gradient_accumulation_steps "
-                f"{accumulation} is not "
-                f"effective_batch_size {wanted}; unpin one of them.",
+                "solve.product",
+                micro=micro,
+                accumulation=accumulation,
+                wanted=wanted,
                 field="effective_batch_size",
             )
         return wanted
@@ -263,6 +248,11 @@ class Search:
     def tried(self) -> tuple[Candidate, ...]:
         """Everything estimated so far."""
         return tuple(self._known.values())
+
+    def least(self) -> MemoryEstimate | None:
+        """The least memory anything tried needs."""
+        known = [c.memory for c in self.tried() if c.memory.process_bytes is not None]
+        return min(known, key=lambda m: m.process_bytes or 0, default=None)
 
     def plan(self, method: Method, micro: int, checkpointing: bool) -> TrainingPlan:
         """The rules' plan with this micro-batch and checkpointing."""

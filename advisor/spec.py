@@ -66,13 +66,11 @@ def read_spec(document: Any, *, worker: Worker) -> Spec:
         InputError: an unknown or missing field.
     """
     if not isinstance(document, Mapping):
-        raise InputError("The question must be a JSON object: a SPEC or a plan.json.")
+        raise InputError("spec.no_object")
     if "advice" in document:
         saved = Recommendation.from_dict(document)
         if saved.plan is None:
-            raise InputError(
-                "plan.json holds no plan: nothing fitted. Change a pin and recommend again."
-            )
+            raise InputError("spec.no_plan")
         return Spec(
             model=saved.model,
             plan=saved.plan,
@@ -82,10 +80,10 @@ def read_spec(document: Any, *, worker: Worker) -> Spec:
         )
     for name in ("model", "plan", "machine"):
         if name not in document:
-            raise InputError(f"SPEC needs the field {name!r}; add it.", field=name)
+            raise InputError("spec.missing_field", field=name)
     for name in document:
         if name not in _KNOWN:
-            raise InputError(f"SPEC has no field {name!r}; remove it.", field=name)
+            raise InputError("spec.unknown_field", field=name)
     plan = _plan(document["plan"])
     return Spec(
         model=_model(document["model"], plan.task, worker),
@@ -97,19 +95,19 @@ def read_spec(document: Any, *, worker: Worker) -> Spec:
 
 def _plan(data: Any) -> TrainingPlan:
     if not isinstance(data, Mapping):
-        raise InputError("plan must be a JSON object.", field="plan")
+        raise InputError("spec.plan", field="plan")
     return TrainingPlan.from_dict(data)
 
 
 def _model(data: Any, task: str, worker: Worker) -> ModelDescription:
     if not isinstance(data, Mapping) or ("config" in data) == ("path" in data):
-        raise InputError("model needs exactly one of 'config' and 'path'.", field="model")
+        raise InputError("spec.model", field="model")
     if "path" in data:
         described = worker.call("describe_model", {"path": str(Path(data["path"])), "task": task})
         return records.decode(ModelDescription, described, "model")
     config = data["config"]
     if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
-        raise InputError("model.config needs a model_type.", field="model.config")
+        raise InputError("spec.model_type", field="model.config")
     return ModelDescription(
         name=str(data.get("name", config["model_type"])),
         path="",
@@ -122,10 +120,10 @@ def _model(data: Any, task: str, worker: Worker) -> ModelDescription:
 
 def _machine(data: Any) -> Machine:
     if not isinstance(data, Mapping) or not isinstance(data.get("accelerator"), str):
-        raise InputError("machine needs 'accelerator', a name of the catalogue.", field="machine")
+        raise InputError("spec.accelerator", field="machine")
     count = data.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(f"machine.count must be at least 1, got {count!r}.", field="machine.count")
+        raise InputError("spec.count", got=count, field="machine.count")
     return machine_from_name(f"{data['accelerator']} x {count}")
 
 

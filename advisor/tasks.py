@@ -57,9 +57,5 @@ def find_task(slug: str) -> Task:
         UnknownNameError: no such task; names the ones there are.
     """
     if slug not in TASKS:
-        raise UnknownNameError(
-            f"task must be one of {', '.join(TASKS)}, got {slug!r}.",
-            nearest=tuple(TASKS),
-            field="task",
-        )
+        raise UnknownNameError("tasks.unknown", got=slug, nearest=tuple(TASKS), field="task")
     return TASKS[slug]

@@ -15,6 +15,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from advisor.errors import words
+from advisor.locale import Message
+
 TRANSFORMERS_VERSION = "5.23"
 """The release that training_arguments.csv was written from."""
 
@@ -95,30 +98,30 @@ _MATCHES: dict[str, Callable[[Any], bool]] = {
 }
 
 _WORDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "dict": "a JSON object",
-    "list[str]": "a list of texts",
+    "bool": words("words.boolean"),
+    "int": words("words.integer"),
+    "float": words("words.number"),
+    "str": words("words.text"),
+    "dict": words("words.object"),
+    "list[str]": words("words.texts"),
     "None": "null",
     "Literal[False]": "false",
 }
 
-_AT_LEAST_1 = ("at least 1", lambda v: v >= 1)
-_AT_LEAST_0 = ("at least 0", lambda v: v >= 0)
-_ABOVE_0 = ("greater than 0", lambda v: v > 0)
-_SHARE = ("in [0, 1)", lambda v: 0 <= v < 1)
-_CADENCE = ("a share below 1 or a whole number", lambda v: 0 < v < 1 or (v >= 1 and v == int(v)))
-_SEED = ("in 0..4294967295", lambda v: 0 <= v < 2**32)
+_AT_LEAST_1 = (words("words.at_least", least=1), lambda v: v >= 1)
+_AT_LEAST_0 = (words("words.at_least", least=0), lambda v: v >= 0)
+_ABOVE_0 = (words("words.above", limit=0), lambda v: v > 0)
+_SHARE = (words("words.within", range="[0, 1)"), lambda v: 0 <= v < 1)
+_CADENCE = (words("words.cadence"), lambda v: 0 < v < 1 or (v >= 1 and v == int(v)))
+_SEED = (words("words.within", range="0..4294967295"), lambda v: 0 <= v < 2**32)
 
-RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+RANGES: dict[str, tuple[Message, Callable[[Any], bool]]] = {
     "per_device_train_batch_size": _AT_LEAST_1,
     "per_device_eval_batch_size": _AT_LEAST_1,
     "gradient_accumulation_steps": _AT_LEAST_1,
     "eval_accumulation_steps": _AT_LEAST_1,
     "torch_empty_cache_steps": _AT_LEAST_1,
-    "max_steps": ("-1 (off) or at least 1", lambda v: v == -1 or v >= 1),
+    "max_steps": (words("words.off_or_at_least"), lambda v: v == -1 or v >= 1),
     "num_train_epochs": _ABOVE_0,
     "learning_rate": _ABOVE_0,
     "weight_decay": _AT_LEAST_0,
@@ -139,13 +142,13 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_seed": _SEED,
     "ddp_timeout": _AT_LEAST_1,
     "include_num_input_tokens_seen": (
-        "true, false or one of all, non_padding, no",
+        words("words.input_tokens"),
         lambda v: isinstance(v, bool) or v in ("all", "non_padding", "no"),
     ),
     # ModelArguments and DataArguments
     "max_seq_length": _AT_LEAST_1,
     "pad_to_multiple_of": _AT_LEAST_1,
-    "validation_split_percentage": ("in 1..99", lambda v: 1 <= v <= 99),
+    "validation_split_percentage": (words("words.within", range="1..99"), lambda v: 1 <= v <= 99),
     "lora_r": _AT_LEAST_1,
     "lora_alpha": _AT_LEAST_1,
     "lora_dropout": _SHARE,
@@ -155,7 +158,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def problem(
     name: str, value: Any, type_text: str, choices: tuple[str, ...], default: Any
-) -> str | None:
+) -> Message | None:
     """What is wrong with a JSON value, as the rest of a sentence that starts with the field's name.
 
     Args:
@@ -170,11 +173,11 @@ def problem(
     """
     allowed = options(type_text) + (("bool",) if name in _ALSO_BOOL else ())
     if name == "report_to" and value is None:
-        return 'must not be null, which transformers reads as a tracker of no name; write "none"'
+        return words("training_arguments.null_tracker")
     if not any(_MATCHES[option](value) for option in allowed):
         return _type_problem(value, allowed, choices, default)
     if isinstance(value, float) and not math.isfinite(value):
-        return f"must be finite, got {value}; {_leave_out(default)}"
+        return words("training_arguments.finite", got=str(value), do=_leave_out(default))
     texts = value.split() if name == "debug" and isinstance(value, str) else [value]
     wrong = [t for t in texts if choices and isinstance(t, str) and t not in choices]
     if wrong:
@@ -182,31 +185,35 @@ def problem(
     if name in RANGES and value is not None:
         rule, holds = RANGES[name]
         if not holds(value):
-            return f"must be {rule}, got {_shown(value)}; {_leave_out(default)}"
+            got, do = _shown(value), _leave_out(default)
+            return words("training_arguments.out_of_range", rule=rule, got=got, do=do)
     return None
 
 
 def _type_problem(
     value: Any, allowed: tuple[str, ...], choices: tuple[str, ...], default: Any
-) -> str:
-    words = [_WORDS[option] for option in allowed if option in _WORDS]
-    if "str" in allowed and choices:
-        words[words.index("text")] = f"one of {', '.join(choices)}"
-    wanted = " or ".join(words)
+) -> Message:
+    kinds = {option: _WORDS[option] for option in allowed if option in _WORDS}
+    if "str" in kinds and choices:
+        kinds["str"] = words("words.one_of", names=choices)
+    wanted = words("training_arguments.types", names=tuple(kinds.values()))
     do = _leave_out(default)
     if isinstance(value, str):
         inner = _inner(value)
         if any(_MATCHES[option](inner) for option in allowed if option != "None"):
-            do = f"write {json.dumps(inner)} without quotes"
+            do = words("training_arguments.unquote", text=json.dumps(inner))
     elif value in (0, 1) and "bool" in allowed:
-        do = f"write {'true' if value else 'false'}"
-    return f"must be {wanted}, got {_shown(value)}; {do}"
+        do = words("training_arguments.write", text="true" if value else "false")
+    return words("training_arguments.must_be", rule=wanted, got=_shown(value), do=do)
 
 
-def _choice_problem(value: str, choices: tuple[str, ...]) -> str:
+def _choice_problem(value: str, choices: tuple[str, ...]) -> Message:
     plain = value.lower().rpartition(".")[2]
-    do = f'write "{plain}"' if plain in choices else "choose one of them"
-    return f"must be one of {', '.join(choices)}, got {_shown(value)}; {do}"
+    do = words("training_arguments.choose")
+    if plain in choices:
+        do = words("training_arguments.write", text=f'"{plain}"')
+    rule = words("words.one_of", names=choices)
+    return words("training_arguments.must_be", rule=rule, got=_shown(value), do=do)
 
 
 def _inner(text: str) -> Any:
@@ -217,57 +224,72 @@ def _inner(text: str) -> Any:
         return text
 
 
-def _leave_out(default: Any) -> str:
+def _leave_out(default: Any) -> Message:
     if default is None:
-        return "leave it out"
-    return f"leave it out for the default, {json.dumps(default)}"
+        return words("training_arguments.leave_out")
+    return words("training_arguments.leave_out_default", default=json.dumps(default))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> str | Message:
     text = json.dumps(value, ensure_ascii=False)
     text = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"the text {text}" if isinstance(value, str) else text
+    return words("words.the_text", text=text) if isinstance(value, str) else text
 
 
-RENAMED: dict[str, str] = {
-    "warmup_ratio": "write warmup_steps (below 1 it is a share of all steps)",
-    "group_by_length": 'write "train_sampling_strategy": "group_by_length"',
-    "evaluation_strategy": "write eval_strategy",
-    "no_cuda": "write use_cpu",
-    "use_mps_device": "remove it (an Apple GPU is used unless use_cpu is true)",
-    "gradient_checkpointing": "write activation_checkpointing",
-    "gradient_checkpointing_kwargs": "write activation_checkpointing_kwargs",
-    "per_gpu_train_batch_size": "write per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "write per_device_eval_batch_size",
-    "adafactor": 'write "optim": "adafactor"',
-    "fp16_backend": "remove it (torch's own autocast is the only one left)",
-    "half_precision_backend": "remove it (torch's own autocast is the only one left)",
-    "fp16_opt_level": "remove it (torch's own autocast has no levels)",
-    "fp8": "remove it",
-    "logging_dir": "remove it (the environment variable TENSORBOARD_LOGGING_DIR replaces it)",
-    "overwrite_output_dir": "remove it (every run gets a directory of its own)",
-    "include_inputs_for_metrics": 'write "include_for_metrics": ["inputs"]',
-    "include_tokens_per_second": 'write "include_num_input_tokens_seen": "non_padding"',
-    "push_to_hub_model_id": "write hub_model_id",
-    "push_to_hub_organization": "write hub_model_id as organization/name",
-    "fsdp_min_num_params": "write min_num_params inside fsdp_config",
-    "fsdp_transformer_layer_cls_to_wrap": "write transformer_layer_cls_to_wrap inside fsdp_config",
-    "dispatch_batches": "write dispatch_batches inside accelerator_config",
-    "split_batches": "write split_batches inside accelerator_config",
-    "torchdynamo": "write torch_compile_backend",
-    "tpu_metrics_debug": 'write "debug": "tpu_metrics_debug"',
-    "tpu_num_cores": "remove it (the launcher sets it)",
-    "tp_size": "remove it (tensor parallelism is set where the model is loaded)",
-    "use_ipex": "remove it",
-    "jit_mode_eval": "remove it",
-    "mp_parameters": "remove it",
-    "past_index": "remove it",
-    "ray_scope": "remove it",
-    "save_safetensors": "remove it (weights are always saved as safetensors)",
-    "use_legacy_prediction_loop": "remove it",
-    "torch_dtype": "write dtype",
-    "block_size": "write max_seq_length",
-    "max_length": "write max_seq_length",
-    "use_bnb_nested_quant": "write bnb_4bit_use_double_quant",
+def _write(text: str) -> Message:
+    return words("training_arguments.write", text=text)
+
+
+def _write_inside(text: str, where: str) -> Message:
+    return words("training_arguments.write_inside", text=text, where=where)
+
+
+_REMOVE = words("training_arguments.remove")
+_ONE_AUTOCAST = words("training_arguments.remove_autocast")
+
+RENAMED: dict[str, Message] = {
+    "warmup_ratio": words("training_arguments.write_warmup"),
+    "group_by_length": _write('"train_sampling_strategy": "group_by_length"'),
+    "evaluation_strategy": _write("eval_strategy"),
+    "no_cuda": _write("use_cpu"),
+    "use_mps_device": words("training_arguments.remove_apple"),
+    "gradient_checkpointing": _write("activation_checkpointing"),
+    "gradient_checkpointing_kwargs": _write("activation_checkpointing_kwargs"),
+    "per_gpu_train_batch_size": _write("per_device_train_batch_size"),
+    "per_gpu_eval_batch_size": _write("per_device_eval_batch_size"),
+    "adafactor": _write('"optim": "adafactor"'),
+    "fp16_backend": _ONE_AUTOCAST,
+    "half_precision_backend": _ONE_AUTOCAST,
+    "fp16_opt_level": words("training_arguments.remove_levels"),
+    "fp8": _REMOVE,
+    "logging_dir": words("training_arguments.remove_tensorboard"),
+    "overwrite_output_dir": words("training_arguments.remove_directory"),
+    "include_inputs_for_metrics": _write('"include_for_metrics": ["inputs"]'),
+    "include_tokens_per_second": _write('"include_num_input_tokens_seen": "non_padding"'),
+    "push_to_hub_model_id": _write("hub_model_id"),
+    "push_to_hub_organization": words(
+        "training_arguments.write_as", text="hub_model_id", form="organization/name"
+    ),
+    "fsdp_min_num_params": _write_inside("min_num_params", "fsdp_config"),
+    "fsdp_transformer_layer_cls_to_wrap": _write_inside(
+        "transformer_layer_cls_to_wrap", "fsdp_config"
+    ),
+    "dispatch_batches": _write_inside("dispatch_batches", "accelerator_config"),
+    "split_batches": _write_inside("split_batches", "accelerator_config"),
+    "torchdynamo": _write("torch_compile_backend"),
+    "tpu_metrics_debug": _write('"debug": "tpu_metrics_debug"'),
+    "tpu_num_cores": words("training_arguments.remove_launcher"),
+    "tp_size": words("training_arguments.remove_tensor_parallel"),
+    "use_ipex": _REMOVE,
+    "jit_mode_eval": _REMOVE,
+    "mp_parameters": _REMOVE,
+    "past_index": _REMOVE,
+    "ray_scope": _REMOVE,
+    "save_safetensors": words("training_arguments.remove_safetensors"),
+    "use_legacy_prediction_loop": _REMOVE,
+    "torch_dtype": _write("dtype"),
+    "block_size": _write("max_seq_length"),
+    "max_length": _write("max_seq_length"),
+    "use_bnb_nested_quant": _write("bnb_4bit_use_double_quant"),
 }
 """Names of earlier releases and of neighbouring scripts -> what to do now."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from advisor.arguments import arguments_for
-from advisor.errors import AdvisorError, InputError
+from advisor.errors import AdvisorError
 from advisor.home import runs_dir
 from advisor.recommendation import Recommendation
 from app import state, texts
@@ -78,16 +78,20 @@ def start_run(recommendation: Recommendation) -> None:
     Ends on Run, or back on Plan with the sentence of what went wrong.
     """
     lang = state.language()
+    if not may_launch():
+        state.leave_notice(t("start.not_loopback", lang))
+        return
     try:
-        if not may_launch():
-            raise InputError(t("start.not_loopback", lang))
         run_dir = runs.create_run(
             run_slug(recommendation),
             plan=recommendation.to_dict(lang),
             arguments=arguments_for(recommendation),
         )
         launch.start(run_dir)
-    except (AdvisorError, OSError) as error:
+    except AdvisorError as error:
+        state.leave_notice(error.sentence(lang))
+        return
+    except OSError as error:
         state.leave_notice(str(error))
         return
     state.select_run(run_dir.name)
@@ -119,9 +123,13 @@ def resume_run(run_dir: Path) -> None:
 
 
 def _act(what: str, run_dir: Path) -> None:
+    lang = state.language()
+    if not may_launch():
+        state.leave_notice(t("start.not_loopback", lang))
+        return
     try:
-        if not may_launch():
-            raise InputError(t("start.not_loopback", state.language()))
         {"stop": launch.stop, "resume": launch.resume}[what](run_dir)
-    except (AdvisorError, OSError) as error:
+    except AdvisorError as error:
+        state.leave_notice(error.sentence(lang))
+    except OSError as error:
         state.leave_notice(str(error))

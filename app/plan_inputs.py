@@ -74,7 +74,7 @@ def input_cards(
     for place, slot in slots.items():
         with slot.container():
             lines = tuple(map(texts.escape, facts.get(place, (t("card.unknown", lang),))))
-            sentence = texts.escape(str(error)) if error and place == bad else None
+            sentence = texts.escape(error.sentence(lang)) if error and place == bad else None
             popover = card(ICONS[place], texts.escape(names[place]), lines, sentence)
         assert popover is not None
         with popover:

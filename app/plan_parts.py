@@ -1,5 +1,6 @@
 """The sections of Plan beside its inputs and rows: verdict, conflicts, knobs, charts."""
 
+import importlib.util
 from typing import Any
 
 import streamlit as st
@@ -50,6 +51,9 @@ def _why_no_start(recommendation: Recommendation) -> str | None:
         return t("start.no_data", lang)
     if recommendation.plan is not None and recommendation.plan.devices > 1:
         return t("start.devices", lang, devices=recommendation.plan.devices)
+    quantised = recommendation.plan is not None and recommendation.plan.method == "qlora"
+    if quantised and importlib.util.find_spec("bitsandbytes") is None:
+        return t("start.bitsandbytes", lang)
     return None if may_launch() else t("start.not_loopback", lang)
 
 
@@ -68,7 +72,7 @@ def _export(recommendation: Recommendation) -> None:
         try:
             exported = export(recommendation, chosen or next(iter(FORMATS)))
         except AdvisorError as error:
-            st.markdown(f":red[:material/error: {texts.escape(str(error))}]")
+            st.markdown(f":red[:material/error: {texts.escape(error.sentence(lang))}]")
             return
         st.code(exported.text, language=None, height=320)
         st.download_button(
@@ -87,7 +91,8 @@ def conflict_card(asked: Question, recommendation: Recommendation) -> None:
     with st.container(width="stretch", gap="small"):
         pinned = any(conflict.ways_out for conflict in recommendation.conflicts)
         kind = "conflict" if pinned else "conflict.machine"
-        draw_verdict("does_not_fit", t(f"{kind}.text", lang), t(f"{kind}.detail", lang))
+        several = ".several" if len(recommendation.conflicts) > 1 else ""
+        draw_verdict("does_not_fit", t(f"{kind}.text", lang), t(f"{kind}.detail{several}", lang))
         for number, conflict in enumerate(recommendation.conflicts):
             _conflict(asked, conflict, number)
 
@@ -117,10 +122,12 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
     lang = state.language()
     field = getattr(error, "field", None) or ""
     held = next((f for f in asked.pins if f == field or f.split(".")[0] == field), None)
+    if held is None and field == "method" and state.is_pinned(asked, field):
+        held = field
     with st.container(width="stretch", gap="xxsmall"):
         key = "problem.refused" if isinstance(error, InputError) else "problem.unknown"
         st.markdown(f"## :red[:material/error: {t(key, lang)}]", anchors=False)
-        st.markdown(texts.escape(str(error)))
+        st.markdown(texts.escape(error.sentence(lang)))
     if held is not None:
         st.button(
             t("conflict.give_up", lang, field=forms.label(held, lang)),
@@ -133,10 +140,18 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
         st.button(t("action.retry", lang), icon=":material/refresh:", on_click=state.forget_answer)
 
 
+def method_choices(asked: Question) -> tuple[str, ...]:
+    """What the method knob offers: adapters unless the model is known to have no weights.
+
+    What is asked for stays among them, so that its refusal can be undone where it was made.
+    """
+    return tuple(dict.fromkeys(("auto", *state.methods(asked), asked.method)))
+
+
 def knobs(asked: Question) -> None:
     """Method and goal; they are part of the question and need no answer to be drawn."""
     lang = state.language()
-    methods = ["auto", "full", "lora", *(["qlora"] if asked.method == "qlora" else [])]
+    methods = list(method_choices(asked))
     st.session_state["plan_method"] = asked.method
     st.session_state["plan_goal"] = asked.goal
     st.segmented_control(
@@ -213,7 +228,7 @@ def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> Non
     try:
         cells = state.sweep(asked, plan, cache.sweep)
     except AdvisorError as error:
-        slot.caption(texts.escape(str(error)))
+        slot.caption(texts.escape(error.sentence(lang)))
         return
     if not cells:
         slot.caption(t("chart.map.none", lang))

@@ -12,9 +12,10 @@ from typing import Any
 import streamlit as st
 
 from advisor.locale import LANGUAGES
-from advisor.plan import TrainingPlan
-from advisor.recommend import Question
+from advisor.plan import Method, TrainingPlan
+from advisor.recommend import DEFAULT_TASK, Question
 from advisor.recommendation import Recommendation
+from advisor.rules.facts import Facts
 
 _TEXT = ("model", "data", "task", "text_column", "validation", "machine")
 _CHOICES = {"method": ("auto", "full", "lora", "qlora"), "goal": ("fastest", "smallest")}
@@ -108,7 +109,18 @@ def keep_answer(answer: Answer, values: dict[str, str]) -> None:
     if last is None or last.question != answer.question:
         st.session_state["was"] = st.session_state.get("values", {})
     st.session_state["answer"] = answer
+    asked, found = answer.question, answer.recommendation
+    task = asked.task or DEFAULT_TASK
+    facts = Facts(machine=found.machine, model=found.model, data=found.data, task=task)
+    known = {(asked.model, asked.machine): facts.methods()}
+    st.session_state["methods"] = st.session_state.get("methods", {}) | known
     st.session_state["values"] = values
+
+
+def methods(asked: Question) -> tuple[Method, ...]:
+    """What the last answer said can be asked for; a model not answered for yet may have weights."""
+    likely = ("full",) if asked.model == "demo" else ("full", "lora")
+    return st.session_state.get("methods", {}).get((asked.model, asked.machine), likely)
 
 
 def forget_answer() -> None:

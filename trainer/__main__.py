@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse that leaves through our errors: one line, no usage block."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help.")
+        raise InputError("advisor.usage", program=self.prog, message=message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,9 +80,7 @@ def _prepare(args: argparse.Namespace) -> Path:
     plan = None if args.plan is None else read_json(args.plan)
     if args.run_dir is None:
         if _world_size() > 1:
-            raise InputError(
-                f"{_world_size()} processes need one directory; give --run-dir.", field="run_dir"
-            )
+            raise InputError("trainer.run_dir", processes=_world_size(), field="run_dir")
         return runs.create_run(_slug(arguments), plan=plan, arguments=arguments)
     run_dir = args.run_dir.absolute()
     if _rank() > 0:
@@ -102,8 +100,10 @@ def _require_same(run_dir: Path, arguments: Mapping[str, Any]) -> None:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise InputError(
-                f"{run_dir.name} was started with {name}={before.get(name)!r}, "
-                f"got {now.get(name)!r}; leave --run-dir out to start another run.",
+                "trainer.other_arguments",
+                run=run_dir.name,
+                before=before.get(name),
+                now=now.get(name),
                 field=name,
             )
 

@@ -66,8 +66,7 @@ def stop(run_dir: Path, *, force: bool = False) -> None:
     data = _require_record(run_dir)
     if not runs.is_active(run_dir):
         raise InputError(
-            f"{run_dir.name} does not run (it is {runs.read_status(run_dir).state}), "
-            "so there is nothing to stop."
+            "launch.not_running", run=run_dir.name, state=runs.read_status(run_dir).state
         )
     record.update(run_dir, stop={"time": time.time(), "force": force})
     (run_dir / record.STOP).touch()
@@ -93,7 +92,7 @@ def claim(run_dir: Path, owner: Mapping[str, Any] | None, **fields: Any) -> None
         InputError: somebody else works there.
     """
     if runs.is_active(run_dir):
-        raise InputError(f"{run_dir.name} is running already; stop it first or watch it.")
+        raise InputError("launch.running", run=run_dir.name)
     lock = run_dir / record.LOCK
     lock.unlink(missing_ok=True)  # of a process that is gone
     os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -130,11 +129,9 @@ def _launch(run_dir: Path, *, may_have_run: bool) -> None:
         state = runs.read_status(run_dir).state
         created = _require_record(run_dir).get("state") == "created"
         if state not in runs.ACTIVE and not created and (not may_have_run or state == "finished"):
-            raise InputError(
-                f"{run_dir.name} has finished, so there is nothing to resume."
-                if may_have_run
-                else f"{run_dir.name} was started before; resume it instead."
-            )
+            if may_have_run:
+                raise InputError("launch.finished", run=run_dir.name)
+            raise InputError("launch.started_before", run=run_dir.name)
         claim(run_dir, process.identify(os.getpid()), argv=command(run_dir))
         try:
             with (run_dir / record.OUTPUT).open("ab") as output:
@@ -161,7 +158,7 @@ def _launch(run_dir: Path, *, may_have_run: bool) -> None:
 def _require_record(run_dir: Path) -> dict[str, Any]:
     data = record.read_object(run_dir / record.RECORD)
     if data is None:
-        raise InputError(f"{run_dir} is no run: it has no readable {record.RECORD}; name another.")
+        raise InputError("launch.no_run", path=run_dir, record=record.RECORD)
     return data
 
 
@@ -172,9 +169,10 @@ def _environment(run_dir: Path) -> dict[str, str]:
     devices = (plan.get("plan") or {}).get("devices", 1)
     if devices > 1:
         raise InputError(
-            f"The plan is for {devices} devices, and a run started here trains on one; "
-            f"start it with torchrun --nproc-per-node {devices} -m trainer "
-            f"{run_dir / record.ARGUMENTS} --run-dir {run_dir}.",
+            "launch.devices",
+            devices=devices,
+            arguments=run_dir / record.ARGUMENTS,
+            path=run_dir,
             field="devices",
         )
     if "machine" in plan:

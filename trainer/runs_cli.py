@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse that leaves through our errors: one line, no usage block."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help.")
+        raise InputError("advisor.usage", program=self.prog, message=message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,15 +87,12 @@ def _find(name: str | None) -> Path:
         return Path(name)
     names = [status.name for status in runs.list_runs()]
     if not names:
-        raise InputError(f"There is no run in {runs_dir()}; start one first.")
+        raise InputError("runs_cli.none", path=runs_dir())
     if name is None:
         return runs_dir() / names[0]
     found = [n for n in names if n == name] or [n for n in names if n.startswith(name)]
     if len(found) != 1:
-        raise InputError(
-            f"RUN must name one run, got {name!r}, which {len(found)} match; "
-            f"choose among: {', '.join(found or names[:5])}."
-        )
+        raise InputError("runs_cli.which", name=name, matches=len(found), names=found or names[:5])
     return runs_dir() / found[0]
 
 

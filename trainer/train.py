@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import datasets
+import peft
 import torch
 import transformers
 from transformers import Trainer, TrainingArguments, set_seed
@@ -85,21 +86,13 @@ def runs_arguments(run_dir: Path) -> dict[str, Any]:
 def _refuse_many_devices(*, use_cpu: bool) -> None:
     count = 0 if use_cpu else torch.cuda.device_count()
     if count > 1 and "LOCAL_RANK" not in os.environ:
-        raise InputError(
-            f"{count} GPUs are visible and no launcher was used, so Trainer would train on all of "
-            f"them and multiply the batch by {count}; set CUDA_VISIBLE_DEVICES to one of them, or "
-            "start with torchrun."
-        )
+        raise InputError("train.many_devices", count=count)
 
 
 def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if training_args.world_size != world:
-        raise InputError(
-            f"The launcher started {world} processes and each would train alone; "
-            "set use_cpu to true to train together without a GPU.",
-            field="use_cpu",
-        )
+        raise InputError("train.lonely", count=world, field="use_cpu")
 
 
 @contextlib.contextmanager
@@ -128,11 +121,7 @@ def build_tokenizer(args: ModelArguments) -> Any:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise InputError(
-                f"The tokenizer of {name} has neither pad_token nor eos_token; "
-                "add one to its tokenizer_config.json.",
-                field="tokenizer_name",
-            )
+            raise InputError("train.padding", name=name, field="tokenizer_name")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -140,8 +129,8 @@ def build_tokenizer(args: ModelArguments) -> Any:
 def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) -> Any:
     """The model as the advisor simulates it: loaded in `dtype`, adapters on top, nothing cast.
 
-    `peft.prepare_model_for_kbit_training` is left out on purpose: it turns what is not quantised
-    (embeddings, norms) into float32, which the plan does not say.
+    Quantised ones are prepared by `peft.prepare_model_for_kbit_training`: what is not quantised
+    (embeddings, norms, the output layer) becomes float32.
 
     Args:
         args: which model; without weights its initial ones depend on the seed set before.
@@ -167,12 +156,14 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
         if args.model_name_or_path:
             model = auto_class.from_pretrained(name, **options)
         elif args.method == "qlora":
-            raise ValueError("method qlora needs weights to quantise; name a model that has them.")
+            raise InputError("train.qlora_weights", name=name, field="model")
         else:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             model = auto_class.from_config(config, **options)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
+    if args.method == "qlora":
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if args.method != "full":
         model = _with_adapters(model, args)
         if with_checkpointing:
@@ -183,11 +174,7 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
 
 def _quantization(args: ModelArguments) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "method qlora needs the package bitsandbytes, which is not installed; "
-            "pip install bitsandbytes, or use lora.",
-            field="method",
-        )
+        raise InputError("train.bitsandbytes", field="method")
     if args.load_in_8bit:
         return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(
@@ -214,18 +201,18 @@ def _with_adapters(model: Any, args: ModelArguments) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(
-            f"The adapters do not fit: {error}", field="lora_target_modules"
-        ) from error
+        raise InputError("train.adapters", reason=error, field="lora_target_modules") from error
 
 
 @contextlib.contextmanager
-def _as_input_error(what: str, name: str | None) -> Iterator[None]:
+def _as_input_error(what: Literal["model", "tokenizer"], name: str | None) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"The {what} {name} cannot be loaded: {reason}", field="model") from error
+        if what == "tokenizer":
+            raise InputError("train.tokenizer", name=name, reason=reason, field="model") from error
+        raise InputError("train.model", name=name, reason=reason, field="model") from error
 
 
 # --- data ------------------------------------------------------------------------------------

@@ -6,11 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advisor import units
+from advisor.errors import AdvisorError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import Message, format_duration, render
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
 from advisor.speed import TimeEstimate
+
+
+def error_line(error: AdvisorError, lang: str) -> str:
+    """An error on one line."""
+    return _say("error", lang, sentence=" ".join(error.sentence(lang).split()))
 
 
 def probe_text(machine: Machine) -> str:
@@ -142,8 +148,8 @@ def _subject(recommendation: Recommendation, lang: str) -> list[str]:
 def _conflicts(recommendation: Recommendation, lang: str) -> list[str]:
     lines = []
     for conflict in recommendation.conflicts:
-        fields = " + ".join(conflict.fields)
-        lines.append(f"{fields}: {render(conflict.reason, lang)}")
+        fields, reason = " + ".join(conflict.fields), render(conflict.reason, lang)
+        lines.append(f"{fields}: {reason}" if fields else reason)
         lines += [
             "  " + _say("give_up", lang, field=field, gain=render(gain, lang))
             for field, gain in conflict.ways_out

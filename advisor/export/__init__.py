@@ -68,7 +68,9 @@ def find_format(name: str) -> Format:
     """
     if name not in FORMATS:
         raise UnknownNameError(
-            f"format must be one of {', '.join(FORMATS)}, got {name!r}.",
+            "export.format",
+            names=tuple(FORMATS),
+            name=name,
             nearest=tuple(difflib.get_close_matches(name, FORMATS)) or tuple(FORMATS),
             field="format",
         )

@@ -98,16 +98,9 @@ def find_accelerator(name: str) -> Gpu:
     if row is not None:
         return row.gpu
     nearest = _nearest(name, rows)
-    problem = (
-        f"{name!r} names more than one accelerator; add the model or the memory size"
-        if rows
-        else f"{name!r} is not an accelerator of the catalogue"
-    )
-    raise UnknownNameError(
-        f"{problem}. Use one of the nearest: {', '.join(nearest)}.",
-        nearest=nearest,
-        field="machine",
-    )
+    if rows:
+        raise UnknownNameError("catalogue.ambiguous", name=name, nearest=nearest, field="machine")
+    raise UnknownNameError("catalogue.unknown", name=name, nearest=nearest, field="machine")
 
 
 def machine_from_name(name: str) -> Machine:
@@ -127,9 +120,7 @@ def machine_from_name(name: str) -> Machine:
         text, count = match[2], int(match[1])
     if not 1 <= count <= MAX_COUNT:
         raise InputError(
-            f"machine must have 1 to {MAX_COUNT} accelerators, got {name!r}; "
-            f'write for example "{text} x 2".',
-            field="machine",
+            "catalogue.count", most=MAX_COUNT, name=name, accelerator=text, field="machine"
         )
     gpus = (find_accelerator(text),) * count
     return Machine(name=headline(gpus), source="catalogue", gpus=gpus)

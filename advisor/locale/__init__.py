@@ -2,12 +2,15 @@
 
 A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown
 in: `{peak:gib}`, `{rate:lr}`, `{tokens:count}`, `{step:int}`, `{share:percent}`,
-`{duration:duration}`.
+`{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and `{names:and}`.
+
+Reasons and labels are in `en.json` and `zh_CN.json`, errors in `errors_en.json` and
+`errors_zh_CN.json`.
 """
 
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -44,6 +47,21 @@ def render(message: Message, lang: str = "en", package: str = "advisor.locale") 
     return _Formatter(lang).vformat(template, (), message.params)
 
 
+@cache
+def error_catalogue(lang: str) -> Mapping[str, str]:
+    """All templates of errors and of their parts in one language."""
+    path = resources.files("advisor.locale").joinpath(f"errors_{LANGUAGES[lang]}.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sentence(message: Message, lang: str = "en") -> str:
+    """An error, or a part of one, in `lang`; an id that no catalogue holds stands for itself."""
+    template = error_catalogue(lang).get(message.id)
+    if template is None:
+        return message.id
+    return _Formatter(lang).vformat(template, (), message.params)
+
+
 def format_duration(seconds: float | None, lang: str = "en") -> str:
     """Seconds as a person says them: 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
     if seconds is None:
@@ -70,7 +88,11 @@ class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             return {"en": units.UNKNOWN, "zh": "未知"}[self.lang]
+        if isinstance(value, Message):
+            return sentence(value, self.lang)
         match format_spec:
+            case "list" | "or" | "and":
+                return self._joined(value, format_spec)
             case "gib":
                 return units.format_gib(value)
             case "bytes":
@@ -88,6 +110,14 @@ class _Formatter(string.Formatter):
             case "number":
                 return f"{value:g}"
         return super().format_field(value, format_spec)
+
+    def _joined(self, values: Iterable[Any], how: str) -> str:
+        joint = {
+            "en": {"list": ", ", "or": " or ", "and": " and "},
+            "zh": {"list": "、", "or": " 或 ", "and": " 和 "},
+        }[self.lang][how]
+        texts = [self.format_field(value, "") for value in values]
+        return joint.join(texts) or {"en": "none", "zh": "无"}[self.lang]
 
     def _count(self, value: float) -> str:
         if self.lang == "zh" and abs(value) >= 1e8:

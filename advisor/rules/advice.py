@@ -87,16 +87,16 @@ def advise(
                 pinned=held,
                 rule=rule,
                 reference=reference,
-                options=_options(plan, name, values[name]),
+                options=_options(facts, plan, name, values[name]),
             )
         )
     return tuple(result)
 
 
-def _options(plan: TrainingPlan, name: str, value: Any) -> tuple[Any, ...]:
+def _options(facts: Facts, plan: TrainingPlan, name: str, value: Any) -> tuple[Any, ...]:
     effective = plan.effective_batch_size()
     if name == "method":
-        return ("full", "lora")
+        return facts.methods()
     if name == "effective_batch_size":
         return tuple(sorted({8, 16, 32, 64, 128, effective}))
     if name in ("per_device_train_batch_size", "gradient_accumulation_steps"):

@@ -36,11 +36,12 @@ class Facts:
         return min(self.data.lengths[0], max_length) != min(self.data.max_tokens, max_length)
 
     def methods(self) -> tuple[Method, ...]:
-        """Methods worth trying, most thorough first.
-
-        A directory without weights has nothing to adapt; a config.json alone may have its weights
-        elsewhere.
-        """
-        if not self.model.has_weights and not self.model.path.endswith(".json"):
+        """Methods that can be asked for, most thorough first."""
+        if not self.model.can_adapt():
             return ("full",)
-        return ("full", "lora")
+        return ("full", "lora", "qlora") if self.quantises() else ("full", "lora")
+
+    def quantises(self) -> bool:
+        """Whether bitsandbytes has kernels for the card: compute capability 6.0 and up."""
+        gpu = self.gpu()
+        return gpu is not None and (gpu.compute_capability or (0, 0)) >= (6, 0)

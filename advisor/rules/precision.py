@@ -3,7 +3,7 @@
 from typing import Any
 
 from advisor.locale import Message
-from advisor.plan import Method
+from advisor.plan import Method, Quantization
 from advisor.rules.facts import Facts
 
 CPU_BF16_MIN = 50_000_000
@@ -33,6 +33,17 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
             "fp16": method == "full",
         }
     return {**off, "dtype": "float32"}
+
+
+def quantization(facts: Facts) -> Quantization:
+    """nf4 with double quantisation (arXiv 2305.14314); computes in what the card computes well."""
+    gpu = facts.gpu()
+    capability = (gpu.compute_capability if gpu else None) or (0, 0)
+    return Quantization(
+        load_in_4bit=True,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16" if capability >= (8, 0) else "float16",
+    )
 
 
 def _cpu_reason(facts: Facts, field: str) -> Message:

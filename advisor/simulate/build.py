@@ -30,7 +30,9 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
                 attn_implementation=structure.attn_implementation,
             )
     except (ValueError, KeyError, AttributeError, ImportError) as error:
-        raise SimulationError(f"{config.model_type} cannot be built: {error}") from error
+        raise SimulationError(
+            "build.cannot_build", model_type=config.model_type, reason=error
+        ) from error
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if structure.quantization is not None:
@@ -61,9 +63,7 @@ def hf_config(config: Mapping[str, Any]) -> Any:
     try:
         return AutoConfig.for_model(model_type, **values)
     except ValueError as error:
-        raise SimulationError(
-            f"transformers does not know the model type {model_type!r}."
-        ) from error
+        raise SimulationError("build.unknown_type", model_type=model_type) from error
 
 
 def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
@@ -72,7 +72,7 @@ def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
 
     assert structure.quantization is not None
     if structure.lora is not None and structure.lora.use_dora:
-        raise SimulationError("DoRA on quantised layers is not simulated; switch use_dora off.")
+        raise SimulationError("build.dora_quantised")
     quantized.replace_linears(model, structure.quantization)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 

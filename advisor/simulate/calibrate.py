@@ -66,7 +66,7 @@ def measure_baseline() -> int:
     lines = [line for line in done.stdout.splitlines() if line.startswith("RSS ")]
     if not lines:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise SimulationError(f"The weight of an empty training process was not measured: {reason}")
+        raise SimulationError("calibrate.baseline", reason=reason)
     return int(lines[-1].split()[1])
 
 

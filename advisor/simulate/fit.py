@@ -48,16 +48,12 @@ def fit(record: Record, *, depth: int, replicate: bool, single_row: bool) -> Pro
         return _fit(record, traced, traced < depth, single_row)
     except NotReplicableError as error:
         if traced == depth:
-            raise SimulationError(
-                f"The order of allocations depends on the shape: {error}"
-            ) from error
+            raise SimulationError("fit.shape_dependent", reason=error) from error
         note = f"layers do not repeat ({error}): all {depth} were traced"
         try:
             profile = _fit(record, depth, False, single_row)
         except NotReplicableError as again:
-            raise SimulationError(
-                f"The order of allocations depends on the shape: {again}"
-            ) from again
+            raise SimulationError("fit.shape_dependent", reason=again) from again
         return _with_note(profile, note)
 
 

@@ -49,7 +49,7 @@ class ProfileStore:
             )
             profile = _load(structure)
         if profile is None:
-            raise SimulationError(f"The profile was made but cannot be read from {profiles_dir()}.")
+            raise SimulationError("make.unreadable", path=profiles_dir())
         self._profiles[full_key] = profile
         return profile
 
@@ -81,7 +81,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     structure = records.decode(Structure, encoded, "structure")
     gone = patches.missing()
     if gone:
-        raise SimulationError(f"This version of transformers or torch lacks {', '.join(gone)}.")
+        raise SimulationError("make.lacks", names=gone)
     progress("build", {})
     plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)
     depth = structure.depth()

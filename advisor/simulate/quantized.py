@@ -113,8 +113,9 @@ class Linear4bit(QuantizedLinear):
         del scales
         return weight.to(dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Linear4bit.forward: compute in compute_dtype, answer in the input's."""
+        x = input
         if not self._knows_compute_dtype:
             if x.dtype in (torch.float32, torch.bfloat16):
                 self.compute_dtype = x.dtype
@@ -166,8 +167,9 @@ class Linear8bitLt(QuantizedLinear):
         del copy, source
         return nn.Parameter(rounded, requires_grad=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Linear8bitLt.forward."""
+        x = input
         if self.bias is not None and self.bias.dtype != x.dtype:
             self.bias.data = self.bias.data.to(x.dtype)
         return _MatMul8Bit.apply(x, self.weight, self.bias, self.scales)
@@ -230,9 +232,7 @@ def replace_linears(model: nn.Module, settings: Quantization) -> None:
         model.set_submodule(name, new)
         found = True
     if not found:
-        raise SimulationError(
-            "The model has no linear layer that bitsandbytes quantises; use lora."
-        )
+        raise SimulationError("quantized.nothing")
     model.is_loaded_in_4bit = settings.load_in_4bit  # type: ignore[assignment]
     model.is_loaded_in_8bit = settings.load_in_8bit  # type: ignore[assignment]
 

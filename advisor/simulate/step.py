@@ -186,9 +186,7 @@ def _optimizer(model: nn.Module, structure: Structure) -> Optimizer:
 
     kinds: dict[str, Any] = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
     if structure.optim not in kinds:
-        raise SimulationError(
-            f"optim {structure.optim!r} is not simulated yet; {' and '.join(kinds)} are."
-        )
+        raise SimulationError("step.optimizer", optim=structure.optim, kinds=tuple(kinds))
     if structure.loop == "script":
         trained = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.AdamW(trained, lr=1e-4, **kinds[structure.optim])

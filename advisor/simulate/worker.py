@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from advisor import errors, records
+from advisor import records
 from advisor.errors import AdvisorError, WorkerError
 
 Progress = Callable[[str, dict[str, Any]], None]
@@ -55,30 +55,26 @@ class Worker:
                 process.stdin.flush()
             except BrokenPipeError as error:
                 self._stop()
-                raise WorkerError(f"The worker ended before {method}; ask again.") from error
+                raise WorkerError("worker.ended", method=method) from error
             while True:
                 try:
                     line = self._lines.get(timeout=timeout_seconds)
                 except queue.Empty:
                     self._stop()
                     raise WorkerError(
-                        f"No answer to {method} within {timeout_seconds:.0f} s; the worker "
-                        f"was ended. Ask again."
+                        "worker.no_answer", method=method, seconds=timeout_seconds
                     ) from None
                 if line is None:
                     code = process.wait()
                     self._stop()
-                    raise WorkerError(
-                        f"The worker died during {method} (exit {code}); free memory if it "
-                        f"was killed, and ask again."
-                    )
+                    raise WorkerError("worker.died", method=method, code=code)
                 answer = json.loads(line)
                 if "progress" in answer:
                     if on_progress is not None:
                         on_progress(*answer["progress"])
                     continue
                 if "error" in answer:
-                    raise _revive(answer["error"])
+                    raise AdvisorError.decode(answer["error"])
                 return answer["result"]
 
     def close(self) -> None:
@@ -126,11 +122,6 @@ def _pump(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
         for line in stream:
             lines.put(line)
     lines.put(None)
-
-
-def _revive(error: dict[str, Any]) -> AdvisorError:
-    cls = getattr(errors, error["type"], AdvisorError)
-    return cls(error["message"], field=error["field"])
 
 
 # -- child side -------------------------------------------------------------------------------
@@ -217,15 +208,7 @@ def main() -> None:
                 question["params"], lambda name, values: send({"progress": [name, values]})
             )
         except AdvisorError as error:
-            send(
-                {
-                    "error": {
-                        "type": type(error).__name__,
-                        "message": str(error),
-                        "field": error.field,
-                    }
-                }
-            )
+            send({"error": error.encode()})
         else:
             send({"result": records.encode(result)})
 

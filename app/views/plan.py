@@ -25,6 +25,7 @@ answer_card = st.container(
     gap="small",
     key="verdict",
 )
+offered = plan_parts.method_choices(asked)
 with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
     plan_parts.knobs(asked)
     length_knob = st.container(width="content")
@@ -66,6 +67,8 @@ if last is None or last.question != asked:
         }
         last = state.Answer(question=asked, recommendation=recommendation)
         state.keep_answer(last, rows)
+        if plan_parts.method_choices(asked) != offered:
+            st.rerun()  # the answer told what the knob may offer
     for slot in (waiting_title, *waiting):
         slot.empty()
 

@@ -22,7 +22,7 @@ from advisor.arguments import (
 from advisor.data import DataDescription
 from advisor.errors import InputError, UnknownNameError
 from advisor.hardware.machine import Machine
-from advisor.locale import Message
+from advisor.locale import Message, sentence
 from advisor.model import ModelDescription
 from advisor.plan import LoraSettings, Quantization, TrainingPlan
 from advisor.recommendation import Advice, Recommendation
@@ -418,7 +418,7 @@ def test_pairs_that_can_run_together_pass():
 def test_names_of_earlier_releases_say_what_to_do(name):
     error = refusal(**{name: 1})
     assert error.field == name
-    assert str(error).endswith(f"{training_arguments.RENAMED[name]}.")
+    assert str(error).endswith(f"{sentence(training_arguments.RENAMED[name])}.")
 
 
 def test_the_mirror_that_to_dict_writes_of_a_deprecated_name_passes():

@@ -9,7 +9,7 @@ import pytest
 
 import advisor.locale
 from advisor import __main__ as cli
-from advisor import records
+from advisor import console, records
 from advisor.data import DataDescription
 from advisor.errors import InputError, SimulationError
 from advisor.hardware.machine import Cpu, Gpu, Machine, TorchBuild
@@ -271,6 +271,15 @@ def test_no_plan_exits_3_and_names_the_conflict(capsys, fake):
     assert code == 3
     assert json.loads(out)["plan"] is None
     assert json.loads(out)["conflicts"][0]["fields"][0] == "max_length"
+
+
+def test_errors_are_in_the_language_asked_for(capsys, fake):
+    fake.answer = InputError("rows.empty", path="/d.jsonl", field="data")
+    _, _, err = run(capsys, *RECOMMEND)
+    assert err == "error: /d.jsonl is empty; give a file with rows.\n"
+    code, _, err = run(capsys, *RECOMMEND, "--lang", "zh")
+    assert (code, err) == (2, f"{console.error_line(fake.answer, 'zh')}\n")
+    assert "/d.jsonl 是空文件" in err
 
 
 def test_errors_are_one_line_on_stderr(capsys, fake):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from advisor import demo
 from advisor.errors import InputError, UnknownNameError, WorkerError
 from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
@@ -91,15 +92,33 @@ def test_sweep_grows_with_batch_and_length(advisor, answer):
         assert known[32, a] < known[32, b]
 
 
-def test_impossible_question_names_its_pins(advisor, tmp_path):
+@pytest.mark.parametrize(("layers", "fields"), [(32, ()), (8, ("method",))])
+def test_impossible_question_names_its_pins(advisor, tmp_path, layers, fields):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(LLAMA_8B))
-    found = ask(advisor, model=str(path), method="full", pins={"offload": "none"})
+    path.write_text(json.dumps({**LLAMA_8B, "num_hidden_layers": layers}))
+    found = ask(advisor, model=str(path), method="full", pins={"offload": "none", "seed": 7})
     assert found.plan is None
-    (conflict,) = found.conflicts
-    assert "method" in conflict.fields
-    assert conflict.reason.params["need"] > 100 * 2**30
     assert found.memory.verdict == "does_not_fit"
+    (conflict,) = found.conflicts
+    assert conflict.fields == fields
+    assert tuple(name for name, _ in conflict.ways_out) == fields
+    assert conflict.reason.params["need"] > conflict.reason.params["free"]
+
+
+def test_adapters_are_answered_for_a_config_and_refused_for_a_model_without_weights(
+    advisor, tmp_path
+):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA_8B))
+    for where in (config, tmp_path):
+        found = ask(advisor, model=str(where), method="lora", machine="A100-SXM4-80GB")
+        assert found.plan.method == "lora"
+    (tmp_path / "tokenizer.json").write_bytes(
+        (demo.resolve("demo", "model") / "tokenizer.json").read_bytes()
+    )
+    with pytest.raises(InputError, match="no weights, so there is nothing to adapt") as refused:
+        ask(advisor, model=str(tmp_path), method="lora", machine="A100-SXM4-80GB")
+    assert refused.value.field == "method"
 
 
 def test_bad_questions_are_refused_in_one_sentence(advisor):

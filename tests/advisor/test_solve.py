@@ -12,6 +12,7 @@ from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.machine import Cpu, Machine
 from advisor.memory import MemoryEstimate, verdict
 from advisor.model import ModelDescription
+from advisor.rules.advice import ORDER, advise
 from advisor.rules.facts import Facts
 from advisor.solve import Search, check_pins, effective_batch
 from advisor.speed import TimeEstimate
@@ -30,6 +31,7 @@ def model(parameters=600e6, weights=True):
         num_parameters=int(parameters),
         max_position_embeddings=4096,
         has_weights=weights,
+        has_tokenizer=True,
     )
 
 
@@ -106,6 +108,19 @@ def test_model_without_weights_is_never_given_adapters():
     assert solve(facts_on(machine_from_name("T4"), parameters=3e9, weights=False)) is None
 
 
+def test_config_alone_may_have_its_weights_elsewhere():
+    described = dataclasses.replace(model(3e9, weights=False), has_tokenizer=False)
+    facts = dataclasses.replace(facts_on(machine_from_name("T4")), model=described)
+    assert solve(facts).plan.method == "lora"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_method_row_offers_what_can_be_asked_for(weights):
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"), weights=weights)
+    (row,) = (a for a in advise(facts, solve(facts).plan, {}, {}) if a.field == "method")
+    assert row.options == (("full", "lora", "qlora") if weights else ("full",))
+
+
 @pytest.mark.parametrize(
     ("name", "method", "expected"),
     [
@@ -156,8 +171,10 @@ def test_unknown_and_ill_typed_pins_are_refused_by_name():
         check_pins({"learning_rat": 1e-4})
     with pytest.raises(InputError, match="learning_rate must be a number"):
         check_pins({"learning_rate": "fast"})
-    with pytest.raises(PlanError, match="qlora is not available"):
-        check_pins({"method": "qlora"})
+    with pytest.raises(InputError, match="bf16 must be true or false"):
+        check_pins({"bf16": "yes"})
+    with pytest.raises(InputError, match="exactly one of load_in_4bit"):
+        check_pins({"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
 
 
 def test_memory_ceiling_is_a_limit():
@@ -220,7 +237,6 @@ def test_smallest_needs_no_more_than_fastest():
 @pytest.mark.parametrize("pins", [{}, {"max_steps": 30}, {"activation_checkpointing": True}])
 def test_every_argument_has_advice_that_reads_in_both_languages(machine, pins):
     from advisor.locale import LANGUAGES, render
-    from advisor.rules.advice import ORDER, advise
 
     facts = facts_on(machine)
     found = solve(facts, pins)

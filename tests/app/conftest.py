@@ -90,6 +90,7 @@ def model() -> ModelDescription:
         hidden_size=1024,
         vocab_size=151_936,
         max_position_embeddings=4096,
+        has_weights=True,
         has_tokenizer=True,
     )
 
@@ -303,6 +304,7 @@ class FakeAdvisor:
 
     def __init__(self, this_machine: Machine | None = None) -> None:
         self.this_machine = this_machine or gpu_machine()
+        self.model = model()
         self.asked: list[Question] = []
         self.probes = 0
 
@@ -320,7 +322,8 @@ class FakeAdvisor:
             raise InputError(f"No file {question.data}; give a path.", field="data")
         if question.pins.get("learning_rate", 1) <= 0:
             raise InputError("learning_rate must be greater than 0, got 0.", field="learning_rate")
-        return recommendation(question, self.machine(question.machine))
+        answer = recommendation(question, self.machine(question.machine))
+        return dataclasses.replace(answer, model=self.model)
 
     def sweep(self, question, plan):
         machine, cells = self.machine(question.machine), []

@@ -1,5 +1,6 @@
 """The pages through the router, driven by AppTest, with the Advisor replaced by test records."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import app
+from advisor.errors import InputError
 from advisor.recommend import Question
+from app import texts
 
 MAIN = str(Path(app.__file__).parent / "main.py")
 
@@ -119,6 +122,47 @@ def test_knobs_change_the_question(open_page, fake):
     assert not at.exception
     asked = fake.asked[-1]
     assert (asked.method, asked.goal, asked.pins) == ("lora", "smallest", {"max_length": 512})
+
+
+@pytest.mark.parametrize("name", ["demo", "/models/x"])
+@pytest.mark.parametrize("weights", [True, False])
+def test_adapters_are_offered_where_there_is_something_to_adapt(open_page, fake, name, weights):
+    fake.model = dataclasses.replace(fake.model, has_weights=weights)
+    at = open_page(model=name)
+    assert not at.exception
+    options = at.segmented_control(key="plan_method").options
+    assert len(options) == (4 if weights else 2)
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("rows.empty", path="/d.jsonl", field="data"),  # on its card
+        InputError("solve.qlora", field="method"),  # in place of the verdict
+    ],
+)
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_errors_are_in_the_language_of_the_page(open_page, fake, monkeypatch, error, lang):
+    def refuse(question, *, on_progress=None):
+        raise error
+
+    monkeypatch.setattr(fake, "recommend", refuse)
+    at = open_page(lang=lang)
+    assert not at.exception
+    assert texts.escape(error.sentence(lang)) in shown(at)
+
+
+def test_refused_method_can_be_given_up(open_page, fake, monkeypatch):
+    def refuse(question, *, on_progress=None):
+        raise InputError("The model demo has no weights.", field="method")
+
+    monkeypatch.setattr(fake, "recommend", refuse)
+    at = open_page(method="lora")
+    assert at.segmented_control(key="plan_method").value == "lora"
+    at.button(key="give_up_refused").click().run()
+    assert not at.exception
+    assert at.segmented_control(key="plan_method").value == "auto"
 
 
 def test_same_question_is_solved_once(open_page, fake):

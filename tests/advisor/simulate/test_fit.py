@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from advisor.plan import LoraSettings
+from advisor.plan import LoraSettings, Quantization
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
 from advisor.simulate.profile import Profile, Structure, canonical_config
@@ -26,6 +26,20 @@ CASES = {
         "lora": LoraSettings(r=4),
         "dtype": "bfloat16",
         "activation_checkpointing": True,
+    },
+    "nf4, nested": {
+        "method": "qlora",
+        "lora": LoraSettings(r=4),
+        "quantization": Quantization(load_in_4bit=True, bnb_4bit_use_double_quant=True),
+        "dtype": "bfloat16",
+        "autocast": "bfloat16",
+        "activation_checkpointing": True,
+    },
+    "int8": {
+        "method": "qlora",
+        "lora": LoraSettings(r=4),
+        "quantization": Quantization(load_in_8bit=True),
+        "dtype": "float16",
     },
     "accumulation, foreach": {"accumulate": True, "optim": "adamw_torch"},
     "single row, eager": {"single_row": True, "attn_implementation": "eager"},

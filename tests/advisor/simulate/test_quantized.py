@@ -1,0 +1,147 @@
+"""Quantised layers hold and move the bytes that bitsandbytes' do."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from advisor.errors import SimulationError
+from advisor.plan import LoraSettings, Quantization
+from advisor.simulate import quantized, replay
+from advisor.simulate.profile import EMPTY_CACHE, Profile, Structure, canonical_config
+from advisor.simulate.trace import MARK, Recorder
+
+NF4 = Quantization(load_in_4bit=True, bnb_4bit_compute_dtype="float16")
+NESTED = Quantization(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+INT8 = Quantization(load_in_8bit=True)
+ROWS, COLUMNS = 96, 128
+CONFIG = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "vocab_size": 512,
+    "n_positions": 512,
+}
+
+
+def layer(settings):
+    with torch.device("meta"):
+        source = nn.Linear(COLUMNS, ROWS, bias=False, dtype=torch.float16)
+        if settings.load_in_4bit:
+            return quantized.Linear4bit(source, settings)
+        return quantized.Linear8bitLt(source)
+
+
+def loaded_bytes(settings):
+    """Bytes alive after loading one layer, and the peak meanwhile."""
+    recorder = Recorder((7, 5))
+    linear = layer(settings)
+    with FakeTensorMode(), torch.device("cpu"):
+        linear.weight = linear.quantise(recorder)
+    live = peak = 0
+    for event in recorder.trace.events:
+        slot = event if event >= 0 else -event - 1
+        size = recorder.trace.allocations[slot].num_bytes
+        live += size if event >= 0 else -size
+        peak = max(peak, live)
+    return live, peak
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (NF4, ROWS * COLUMNS // 2 + ROWS * COLUMNS // 64 * 4 + 16 * 4),
+        # 192 scales of one byte, one scale of theirs, the table of 256, the offset
+        (NESTED, ROWS * COLUMNS // 2 + ROWS * COLUMNS // 64 + 4 + 256 * 4 + 4 + 16 * 4),
+        (INT8, ROWS * COLUMNS + ROWS * 4),
+    ],
+    ids=["nf4", "nested", "int8"],
+)
+def test_what_stays_on_the_card_after_loading(settings, expected):
+    live, peak = loaded_bytes(settings)
+    assert live == expected
+    assert peak > expected + ROWS * COLUMNS  # the 16-bit source was there meanwhile
+
+
+@pytest.mark.parametrize("settings", [NF4, INT8], ids=["nf4", "int8"])
+def test_only_int8_keeps_its_input(settings):
+    linear = layer(settings)
+    recorder = Recorder((7, 5))
+    with FakeTensorMode(), torch.device("cpu"):
+        linear.weight = linear.quantise(recorder)
+        x = torch.empty(4, 16, COLUMNS, dtype=torch.float16, requires_grad=True)
+        hidden = x * 2
+        kept = hidden.untyped_storage()._cdata
+        answer = linear(hidden)
+        holders = [
+            v for v in vars(answer.grad_fn).values() if isinstance(v, torch.Tensor)
+        ]  # ctx attributes of the autograd Function
+        assert any(h.untyped_storage()._cdata == kept for h in holders) == settings.load_in_8bit
+        answer.sum().backward()
+        assert x.grad.shape == x.shape
+
+
+def structure(settings, **values):
+    return Structure(
+        config=canonical_config(CONFIG),
+        method="qlora",
+        lora=LoraSettings(r=4, **values.pop("lora", {})),
+        quantization=settings,
+        dtype="float16",
+        compute_capability=(7, 5),
+        **values,
+    )
+
+
+def test_gpt2_is_quantised_but_for_its_output_layer():
+    from advisor.simulate.build import build_on_meta
+
+    model = build_on_meta(structure(NF4), 2)
+    kinds = {type(m).__name__ for m in model.modules() if "Linear4bit" in type(m).__name__}
+    assert kinds == {"Linear4bit"}
+    assert type(model.get_output_embeddings()) is nn.Linear
+    assert model.get_output_embeddings().weight.dtype == torch.float32  # kbit preparation
+
+
+def test_dora_is_unknown():
+    from advisor.simulate.build import build_on_meta
+
+    with pytest.raises(SimulationError, match="DoRA"):
+        build_on_meta(structure(NF4, lora={"use_dora": True}), 2)
+
+
+def test_the_stand_in_leaves_nothing_behind():
+    from peft.import_utils import is_bnb_available
+
+    before = {n: sys.modules.get(n) for n in ("bitsandbytes", "peft.tuners.lora.bnb")}
+    known = is_bnb_available()
+    with quantized.standing_in():
+        import bitsandbytes
+
+        assert bitsandbytes.nn.Linear4bit is quantized.Linear4bit
+        assert is_bnb_available()
+    assert {n: sys.modules.get(n) for n in before} == before
+    assert is_bnb_available() == known
+
+
+def test_loadings_differ_in_the_cache_alone():
+    from advisor.simulate.fit import fit
+    from advisor.simulate.step import record
+
+    asked = structure(NF4)
+
+    def trace(depth, batch, length):
+        return record(asked, depth=depth, batch=batch, length=length)
+
+    profile: Profile = fit(trace, depth=2, replicate=False, single_row=False)
+    assert [m for m in profile.program(2).marks if m[1] == EMPTY_CACHE]
+    found = [replay.on_cuda(profile, 2, 64, 2, loading=way) for way in replay.LOADINGS[4]]
+    # an unsplit rest counts as allocated, so the holes that loading left show there a little
+    assert max(p.allocated for p in found) < 1.02 * min(p.allocated for p in found)
+    row, elements, others = profile.warm_up(2, 64, 2)
+    assert elements == 2 * 12 * 64 * 64
+    assert profile.sizes(2, 64, 2)[row] == (elements // 2 + others) // 2 * 2
+    assert len(profile.coefficients) < MARK
