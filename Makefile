@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CHECKED := advisor trainer app tests
 
-.PHONY: setup run test test-all check fix bench lock
+.PHONY: setup run test test-all check fix bench bench-readme lock
 
 setup: .venv/.installed
 
@@ -35,6 +35,9 @@ fix: setup
 
 bench: setup
 	$(BIN)/python tests/benchmarks/bench.py
+
+bench-readme: setup
+	$(BIN)/python tests/benchmarks/bench.py --readme
 
 # Exact versions of a fresh install of the lower bounds, for everybody to install with.
 lock:
