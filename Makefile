@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CHECKED := advisor trainer app tests
 
-.PHONY: setup run test test-all check fix bench bench-readme lock
+.PHONY: setup run test test-all check fix bench bench-readme bench-gpu lock
 
 setup: .venv/.installed
 
@@ -38,6 +38,10 @@ bench: setup
 
 bench-readme: setup
 	$(BIN)/python tests/benchmarks/bench.py --readme
+
+# On a machine with a CUDA GPU that has torch, transformers, peft and accelerate; needs nothing of ours.
+bench-gpu:
+	$(PYTHON) tests/benchmarks/bench_gpu.py --out bench-gpu --seconds 480
 
 # Exact versions of a fresh install of the lower bounds, for everybody to install with.
 lock:

@@ -79,6 +79,8 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     plan = asked["plan"]
     if plan["task"] != "causal-lm":
         raise ValueError("decoders only")
+    if (plan.get("lora") or {}).get("target_modules") == "all-linear":
+        raise ValueError("adapted modules must be named")
     quantization = plan.get("quantization") or {}
     nf4, lora = quantization.get("load_in_4bit"), plan.get("lora") or {}
     training = TrainingConfig(

@@ -9,6 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_AUTO_CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "summarization": "AutoModelForSeq2SeqLM",
+    "translation": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+}
+"""Tasks of the measured rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +39,7 @@ def shape_of(config: Mapping[str, Any], plan: Mapping[str, Any]) -> Shape:
     import torch
     import transformers
 
-    name = "AutoModelForCausalLM"
-    if plan["task"] == "text-classification":
-        name = "AutoModelForSequenceClassification"
+    name = _AUTO_CLASSES[plan["task"]]
     kind = config["model_type"]
     fields = {key: value for key, value in config.items() if key != "model_type"}
     settings = transformers.AutoConfig.for_model(kind, **fields)
@@ -45,7 +52,7 @@ def shape_of(config: Mapping[str, Any], plan: Mapping[str, Any]) -> Shape:
         layers=settings.num_hidden_layers,
         hidden=settings.hidden_size,
         heads=settings.num_attention_heads,
-        vocab=settings.vocab_size if name == "AutoModelForCausalLM" else 0,
+        vocab=settings.vocab_size if "LM" in name else 0,
     )
 
 
