@@ -113,6 +113,8 @@ class Runner:
                 if left < LEAST_SECONDS:
                     break
                 row = self.row(configuration, min(CHILD_SECONDS, left))
+                if row["measured"].get("error") and time.monotonic() >= self.deadline:
+                    break  # cut off by the end of the time, not by its own fault
                 rows.write(json.dumps(row) + "\n")
                 rows.flush()
                 done.append(row["id"])

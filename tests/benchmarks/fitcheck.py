@@ -22,7 +22,15 @@ _OPTIMIZERS = {
     "adamw_bnb_8bit": "adam8bit",
     "sgd": "sgd",
 }
-_CARDS = {"T4": "t4", "V100": "v100-16", "A100": "a100-80", "H100": "h100-80", "H200": "h200"}
+_CARDS = {
+    "T4": "t4",
+    "V100-SXM2-16GB": "v100-16",
+    "A100-SXM4-40GB": "a100-40",
+    "A100-SXM4-80GB": "a100-80",
+    "H100 80GB": "h100-80",
+    "H200": "h200",
+    "B200": "b200",
+}
 _USED = ("model", "plan", "machine")
 
 
@@ -96,7 +104,7 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
         flash_attn=plan["attn_implementation"] != "eager",
     )
     name = asked["machine"]["accelerator"]
-    card = next(key for word, key in _CARDS.items() if word in name)
+    card = next((key for word, key in _CARDS.items() if word in name), name)
     report = estimate(_model(asked), training, get_gpu(card))
     return {
         "allocated_bytes": (report.total_mib - report.overhead_mib) * MIB,

@@ -198,6 +198,42 @@ def test_the_meter_reads_peaks_after_the_warm_steps_and_phases_of_the_last(monke
     assert meter._cuda.resets == 2 + 5
 
 
+def test_steps_that_the_loss_scaler_skips_are_not_measured(monkeypatch):
+    monkeypatch.setattr(measure, "MOST_STEPS", 3)
+    meter = measure.Meter("cpu")
+    steps = measure._callback(meter)
+    accelerator, control = argparse.Namespace(), argparse.Namespace(should_training_stop=False)
+    steps.trainer = argparse.Namespace(accelerator=accelerator)
+    skipped = [True, True, False, False, True, False, False, False, True]
+    state = argparse.Namespace(global_step=0)
+    while not control.should_training_stop:
+        steps.on_step_begin(None, state, control)
+        accelerator.optimizer_step_was_skipped = (
+            state.global_step < 9 and skipped[state.global_step]
+        )
+        state.global_step += 1
+        steps.on_step_end(None, state, control)
+    assert state.global_step == 10
+    assert meter.skipped == 4
+    assert len(meter.step_seconds) == 3
+    assert meter.phase_step == 9
+
+
+def test_the_end_of_the_time_is_no_error_of_a_configuration(runner, monkeypatch):
+    monkeypatch.setattr(runner, "child", lambda *_: {"error": "no answer"})
+    monkeypatch.setattr(bench_gpu, "LEAST_SECONDS", -1e9)
+    runner.deadline = time.monotonic()
+    runner.run()
+    assert (runner.options.out / "rows.jsonl").read_text() == ""
+    summary = json.loads((runner.options.out / "summary.json").read_text())
+    assert len(summary["not_reached"]) == len(configurations())
+
+
+def test_tied_weights_stay_tied_when_nothing_is_filled():
+    model = measure.build(tiny(configurations()[0]))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 def test_running_out_of_memory_is_a_measurement_and_other_errors_are_not(monkeypatch):
     import torch
 

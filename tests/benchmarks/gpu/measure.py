@@ -14,7 +14,8 @@ from gpu import device as devices
 WARM_STEPS = 2
 """Steps before the peaks are reset: optimizer states exist and the allocator has settled."""
 MOST_STEPS = 12
-STEADY_SECONDS = 3.0
+MOST_SKIPPED = 20
+STEADY_SECONDS = 2.0
 """Steady steps are repeated for about this long, at least three, then one more for the phases."""
 AUTO_CLASSES = {
     "causal-lm": "AutoModelForCausalLM",
@@ -53,6 +54,7 @@ class Meter:
         self.device = device
         self.step_seconds: list[float] = []
         self.phases: dict[str, int] = {}
+        self.skipped = 0
         self.phase_step: int | None = None
         """Steps done when the phases of the next one are to be measured."""
         self.values: dict[str, Any] = {}
@@ -80,6 +82,14 @@ class Meter:
         if self.is_cuda and step == WARM_STEPS:
             self._note_overall()
             self._cuda.reset_peak_memory_stats()
+
+    def skip(self, step: int) -> None:
+        """The loss scaler skipped the optimizer: the next step is measured instead."""
+        self.skipped += 1
+        if self.phase_step is not None:
+            self.phase_step = step
+            self.phases.clear()
+        self.begin()
 
     def steady(self) -> None:
         """Read the peaks of the steady steps, and the process; they begin anew for the phases."""
@@ -125,6 +135,7 @@ class Meter:
             | self.values
             | {
                 "phases": self.phases or None,
+                "skipped_steps": self.skipped,
                 "step_seconds": statistics.median(self.step_seconds),
                 "step_seconds_all": self.step_seconds,
             }
@@ -145,21 +156,21 @@ class Meter:
 
 
 def _train(configuration: dict[str, Any], device: str, meter: Meter) -> None:
-    import torch
     import transformers
 
     plan = configuration["plan"]
     transformers.set_seed(0)
     model = build(configuration)
-    rows = Rows(configuration)
+    rows, steps = Rows(configuration), _callback(meter)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = transformers.Trainer(
             model=model,
             args=_arguments(plan, device, scratch),
             train_dataset=rows,
             data_collator=_stack,
-            callbacks=[_callback(meter)],
+            callbacks=[steps],
         )
+        steps.trainer = trainer
         trainer.remove_callback(transformers.PrinterCallback)
         _fill(model)
 
@@ -174,8 +185,7 @@ def _train(configuration: dict[str, Any], device: str, meter: Meter) -> None:
         trainer.model.register_forward_pre_hook(before_forward)
         trainer.model.register_forward_hook(after_forward)
         trainer.train()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    devices.synchronize(device)
 
 
 def build(configuration: dict[str, Any]) -> Any:
@@ -276,7 +286,7 @@ def _arguments(plan: dict[str, Any], device: str, scratch: str) -> Any:
     known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     wanted = {
         "output_dir": scratch,
-        "max_steps": WARM_STEPS + MOST_STEPS + 1,
+        "max_steps": WARM_STEPS + MOST_STEPS + 1 + MOST_SKIPPED,
         "report_to": [],
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -298,9 +308,14 @@ def _callback(meter: Meter) -> Any:
     import transformers
 
     class Steps(transformers.TrainerCallback):
-        """Steady steps until there are enough, then one whose phases are measured."""
+        """Steady steps until there are enough, then one whose phases are measured.
+
+        Steps that the loss scaler skips, for an overflow, count for nothing: no optimizer ran.
+        """
 
         def __init__(self) -> None:
+            self.trainer: Any = None
+            self.done = 0
             self.steady_started = 0.0
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -312,18 +327,21 @@ def _callback(meter: Meter) -> Any:
                 meter.phase("backward")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            step = state.global_step
-            if meter.phase_step is not None and step > meter.phase_step:
+            if getattr(self.trainer.accelerator, "optimizer_step_was_skipped", False):
+                meter.skip(state.global_step)
+                return
+            if meter.phase_step is not None:
                 meter.phase("optimizer")
                 control.should_training_stop = True
                 return
-            meter.end(step)
-            if step == WARM_STEPS:
+            self.done += 1
+            meter.end(self.done)
+            if self.done == WARM_STEPS:
                 self.steady_started = time.perf_counter()
-            steady = step - WARM_STEPS
+            steady = self.done - WARM_STEPS
             spent = time.perf_counter() - self.steady_started
             if steady >= 3 and (spent > STEADY_SECONDS or steady >= MOST_STEPS):
                 meter.steady()
-                meter.phase_step = step
+                meter.phase_step = state.global_step
 
     return Steps()
