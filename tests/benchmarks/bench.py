@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ FITCHECK = f"fitcheck-llm {fitcheck.VERSION}"
 NOTE = (
     'Other estimators: median error (worst). "answered" is of the rows with that figure. '
     'A verdict is right when a run that fitted is called "fits" or "tight", or one that ran out '
-    'of memory "does not fit". fitcheck-llm\'s constants are fitted to rows of t4_lora_qlora.'
+    'of memory "does not fit". fitcheck-llm\'s constants are fitted to rows of t4_lora_qlora. '
+    "Runs with the flash-attn package are asked as SDPA while a plan cannot name it."
 )
 
 
@@ -103,6 +105,9 @@ def _by_advisor(row: dict[str, Any], worker: Worker) -> Answer:
         found = answer(question(row), worker=worker)
     except AdvisorError as error:
         print(f"{row['id']}: {error}", file=sys.stderr)
+        return Answer()
+    except Exception:  # noqa: BLE001 - a defect met on one row must not take the table away
+        print(f"{row['id']}: a defect of the library's\n{traceback.format_exc()}", file=sys.stderr)
         return Answer()
     if found["verdict"] == "unknown":
         print(f"{row['id']}: unknown: {found['assumptions'][0]}", file=sys.stderr)

@@ -121,7 +121,7 @@ def table(rows: Sequence[Row], others: Sequence[str]) -> str:
                 lines.append(_line([source, method, name, *_ours(ours), *beside]))
         right, answered, asked = verdicts(group, OURS)
         if asked:
-            share = f"**{right} of {asked} right**"
+            share = f"**{right} of {asked} right**" if answered else "no answer"
             beside = [_right(*verdicts(group, other)) for other in others]
             cells = [source, method, "verdict", f"{answered} of {asked}", share]
             lines.append(_line([*cells, "", "", "", "", "", *beside]))

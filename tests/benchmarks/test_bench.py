@@ -41,6 +41,13 @@ def test_a_missing_fitcheck_is_said_and_the_rest_goes_on(monkeypatch, capsys):
     assert "could not be had: no network" in capsys.readouterr().err
 
 
+def test_a_defect_met_on_one_row_is_told_and_is_one_missing_answer(monkeypatch, capsys):
+    _, row = bench.read_rows(bench.MEASURED)[0]
+    monkeypatch.setattr(bench, "answer", lambda *_, **__: {}["backward1"])
+    assert bench._by_advisor(row, worker=None) == bench.Answer()
+    assert "KeyError: 'backward1'" in capsys.readouterr().err
+
+
 def _plan(**more):
     plan = {"dtype": "float32", "method": "full", "max_length": 8, "attn_implementation": "eager"}
     plan |= {"per_device_train_batch_size": 2, "activation_checkpointing": False}

@@ -56,7 +56,7 @@ def test_one_line_for_each_figure_and_one_for_verdicts():
         "| s | full | allocated | 2 of 2 | **1.00 %** | 1.00 % | -1.00 % | +1.00 % | 1 of 1 "
         "| 4.0 % | 10.0 % (-10.0 %), 1 answered |"
     )
-    assert lines[3].startswith("| s | full | verdict | 0 of 1 | **0 of 1 right** |")
+    assert lines[3].startswith("| s | full | verdict | 0 of 1 | no answer |")
     assert lines[3].endswith("| 0 of 1 right |")
     assert len({line.count("|") for line in lines}) == 1
 

@@ -240,7 +240,7 @@ def configurations() -> list[dict[str, Any]]:
         _one("llama-1b", "bf16", 1, 512),
         _one("llama-1b", "bf16", 8, 4096, **_CKPT),
         _one("llama-1b", "bf16", 16, 2048),
-        _one("llama-1b", "fp32", 32, 2048, **_CKPT),
+        _one("llama-1b", "fp32", 8, 1024, **_CKPT),
         _one("gpt2", "fp32", 8, 1024, attn_implementation="eager"),
         _one("gpt2", "fp16", 8, 1024, optim="adamw_torch"),
         _one("llama-1b", "fp16-weights-autocast", 4, 1024, lora=16),
