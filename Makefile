@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CHECKED := advisor trainer app tests
 
-.PHONY: setup run test test-all check fix bench lock
+.PHONY: setup run test test-all check fix bench bench-readme bench-gpu lock
 
 setup: .venv/.installed
 
@@ -35,6 +35,13 @@ fix: setup
 
 bench: setup
 	$(BIN)/python tests/benchmarks/bench.py
+
+bench-readme: setup
+	$(BIN)/python tests/benchmarks/bench.py --readme
+
+# On a machine with a CUDA GPU that has torch, transformers, peft and accelerate; needs nothing of ours.
+bench-gpu:
+	$(PYTHON) tests/benchmarks/bench_gpu.py --out bench-gpu --seconds 480
 
 # Exact versions of a fresh install of the lower bounds, for everybody to install with.
 lock:

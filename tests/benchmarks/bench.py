@@ -1,72 +1,142 @@
-"""Errors of the estimates against measured runs: `make bench`.
+"""Errors of the estimates against measured runs, beside other estimators': `make bench`.
 
 Rows of methods that are not simulated yet are counted as not answered, not dropped.
 """
 
+import argparse
 import json
-import statistics
+import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import fitcheck
+import formulas
+import tables
+from tables import Answer
 
 from advisor.errors import AdvisorError
+from advisor.hardware.catalogue import machine_from_name
+from advisor.home import cache_dir
+from advisor.plan import TrainingPlan
 from advisor.simulate.worker import Worker
 from advisor.spec import answer
 
 MEASURED = Path(__file__).with_name("measured")
-FIGURES = ("allocated_bytes", "reserved_bytes", "process_bytes", "step_seconds")
+README = Path(__file__).parents[2] / "README.md"
+FITCHECK = f"fitcheck-llm {fitcheck.VERSION}"
+NOTE = (
+    'Other estimators: median error (worst). "answered" is of the rows with that figure. '
+    'A verdict is right when a run that fitted is called "fits" or "tight", or one that ran out '
+    'of memory "does not fit". fitcheck-llm\'s constants are fitted to rows of t4_lora_qlora. '
+    "Runs with the flash-attn package are asked as SDPA while a plan cannot name it."
+)
 
 
 def main() -> None:
-    """Print one table for each file of measured runs."""
+    """Print the table; with --readme write it into README.md too."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="every 5th row only")
+    parser.add_argument("--readme", action="store_true", help="rewrite the table of README.md")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    asked = read_rows(MEASURED)[:: 5 if options.quick else 1]
+    rows = answered([row for _, row in asked], [source for source, _ in asked])
+    text = tables.table(rows, [FITCHECK, *formulas.FORMULAS])
+    print(f"\n{text}\n\n{NOTE}\n\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
+    if options.readme:
+        README.write_text(tables.splice(README.read_text(), f"{text}\n\n{NOTE}"))
+
+
+def read_rows(directory: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(source, row) of every measured run; rows whose measurement failed are left out."""
+    rows = []
+    for path in sorted(directory.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if row["measured"].get("error") is None:
+                rows.append((path.stem, row))
+    return rows
+
+
+def answered(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tables.Row]:
+    """The rows with the answers of every estimator."""
+    shapes = [formulas.shape_of(row["model"]["config"], row["plan"]) for row in rows]
+    answers = [_by_formulas(row, shape) for row, shape in zip(rows, shapes, strict=True)]
+    questions = [fitcheck.question(r, s.params) for r, s in zip(rows, shapes, strict=True)]
+    for found, reply in zip(answers, _ask_fitcheck(questions), strict=False):
+        found[FITCHECK] = Answer(values=reply, verdict=reply.get("verdict"))
     worker = Worker()
     try:
-        for path in sorted(MEASURED.glob("*.jsonl")):
-            report(path, worker)
+        for row, found in zip(rows, answers, strict=True):
+            found[tables.OURS] = _by_advisor(row, worker)
     finally:
         worker.close()
-
-
-def report(path: Path, worker: Worker) -> None:
-    """Estimate every row of a file and print the errors by method and figure."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    errors: dict[tuple[str, str], list[float]] = {}
-    inside: dict[tuple[str, str], list[bool]] = {}
-    asked: dict[str, int] = {}
-    first = time.perf_counter()
-    for row in rows:
-        method = row["plan"]["method"]
-        asked[method] = asked.get(method, 0) + 1
-        try:
-            found = answer(row, worker=worker)
-        except AdvisorError as error:
-            print(f"{row['id']}: {error}", file=sys.stderr)
-            continue
-        for figure in FIGURES:
-            want, got = row["measured"].get(figure), found[figure]
-            if want is None or got is None:
-                continue
-            errors.setdefault((method, figure), []).append(100 * (got / want - 1))
-            low, high = found["interval"][figure]
-            inside.setdefault((method, figure), []).append(low <= want <= high)
-    print(f"\n{path.name}: {len(rows)} rows in {time.perf_counter() - first:.0f} s\n")
-    print(
-        "| method | figure | n of asked | median | p95 | worst under | worst over | in interval |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for (method, figure), values in sorted(errors.items()):
-        size = sorted(map(abs, values))
-        p95 = size[min(int(0.95 * len(size)), len(size) - 1)]
-        hit = inside[method, figure]
-        print(
-            f"| {method} | {figure} | {len(values)} of {asked[method]} | "
-            f"{statistics.median(size):.2f} % "
-            f"| {p95:.2f} % | {min(values):+.2f} % | {max(values):+.2f} % | {sum(hit)} of "
-            f"{len(hit)} |"
+    return [
+        tables.Row(
+            source=source,
+            method=tables.method_of(row["plan"]),
+            measured=row["measured"],
+            answers=found,
         )
-    for method, count in sorted(asked.items()):
-        if not any(m == method for m, _ in errors):
-            print(f"| {method} | | 0 of {count}: not simulated yet | | | | | |")
+        for source, row, found in zip(sources, rows, answers, strict=True)
+    ]
+
+
+def question(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as the library can be asked.
+
+    Runs with the flash-attn package are asked as SDPA where the plan has no such attention: with
+    16 bits and without a mask PyTorch's SDPA takes the same kernel, which saves the same tensors.
+    """
+    try:
+        TrainingPlan.from_dict(row["plan"])
+    except AdvisorError as error:
+        if row["plan"]["attn_implementation"] == "flash_attention_2" and "attn" in str(error):
+            return row | {"plan": row["plan"] | {"attn_implementation": "sdpa"}}
+    return row
+
+
+def _by_advisor(row: dict[str, Any], worker: Worker) -> Answer:
+    try:
+        found = answer(question(row), worker=worker)
+    except AdvisorError as error:
+        print(f"{row['id']}: {error}", file=sys.stderr)
+        return Answer()
+    except Exception:  # noqa: BLE001 - a defect met on one row must not take the table away
+        print(f"{row['id']}: a defect of the library's\n{traceback.format_exc()}", file=sys.stderr)
+        return Answer()
+    if found["verdict"] == "unknown":
+        print(f"{row['id']}: unknown: {found['assumptions'][0]}", file=sys.stderr)
+    return Answer(values=found, intervals=found["interval"], verdict=found["verdict"])
+
+
+def _by_formulas(row: dict[str, Any], shape: formulas.Shape) -> dict[str, Answer]:
+    capacity = machine_from_name(row["machine"]["accelerator"]).capacity_bytes()
+    answers = {}
+    for name, formula in formulas.FORMULAS.items():
+        size = formula(shape, row["plan"])
+        fits = capacity is None or size <= capacity
+        answers[name] = Answer(
+            values={"allocated_bytes": size}, verdict="fits" if fits else "does_not_fit"
+        )
+    return answers
+
+
+def _ask_fitcheck(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        replies = fitcheck.ask(questions, cache_dir())
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"{FITCHECK} could not be had: {error}", file=sys.stderr)
+        return []
+    for asked, reply in zip(questions, replies, strict=True):
+        if "refused" in reply:
+            name = asked["model"].get("name", asked["model"]["config"]["model_type"])
+            print(f"{FITCHECK} refuses {name}: {reply['refused']}", file=sys.stderr)
+    return replies
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Parts of bench_gpu.py. Nothing of the library's is imported: they run where only torch is."""
