@@ -6,7 +6,7 @@ import json
 import pytest
 
 from advisor.errors import SimulationError
-from advisor.plan import TrainingPlan
+from advisor.plan import LoraSettings, TrainingPlan
 from advisor.simulate.profile import PHASES, Structure, canonical_config, structure_of
 from advisor.simulate.worker import Worker
 from advisor.spec import answer
@@ -337,6 +337,23 @@ def test_layers_repeat_for_every_optimizer(name, device, model):
 @pytest.mark.parametrize("name", ["adafactor", "schedule_free_adamw", "grokadamw", "stable_adamw"])
 def test_layers_repeat_in_16_bits(name):
     check_replication(name, "cuda", "gpt2", dtype="bfloat16", accumulate=True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "device", "more"),
+    [
+        ("adafactor", "cuda", {"method": "lora", "lora": LoraSettings(r=4), "dtype": "bfloat16"}),
+        ("adamw_8bit", "cuda", {"method": "lora", "lora": LoraSettings(r=40)}),
+        ("apollo_adamw", "cuda", {"method": "lora", "lora": LoraSettings(r=40)}),
+        ("adafactor", "cuda", {"accumulate": True, "activation_checkpointing": True}),
+        ("adafactor", "cuda", {"loop": "script"}),
+        ("sgd", "cpu", {"optim_args": "momentum=0.9", "weight_decay": True}),
+        ("rmsprop", "cuda", {"optim_args": "momentum=0.9,centered=true", "autocast": "float16"}),
+    ],
+)
+def test_layers_repeat_with_adapters_options_and_loops(name, device, more):
+    check_replication(name, device, "llama", **more)
 
 
 # --- the whole answer ----------------------------------------------------------------------------
