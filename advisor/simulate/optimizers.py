@@ -160,9 +160,7 @@ def _options(text: str | None) -> dict[str, str]:
         SimulationError: text that is no list of key=value pairs.
     """
     options = {}
-    for pair in (text or "").replace(" ", "").split(","):
-        if not pair:
-            continue
+    for pair in text.replace(" ", "").split(",") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or "=" in value:
             raise SimulationError(f"optim_args must be key=value pairs, got {text!r}.")

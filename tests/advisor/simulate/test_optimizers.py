@@ -145,6 +145,8 @@ def test_imitations_say_what_was_read():
     ("name", "options", "message"),
     [
         ("sgd", {"optim_args": "momentum"}, "key=value"),
+        ("sgd", {"optim_args": "momentum=0.9,"}, "key=value"),
+        ("adamw_hf", {}, "'adamw_hf' is not simulated"),
         ("sgd", {"optim_args": "momentum=much"}, "'sgd' cannot be built"),
         ("apollo_adamw", {"optim_target_modules": None}, "optim_target_modules"),
         ("apollo_adamw", {"optim_args": "proj=svd"}, "cuSOLVER"),
