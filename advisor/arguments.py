@@ -128,7 +128,11 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
             continue
         if advice.field in training_arguments.fields():
             values[advice.field] = records.encode(advice.value)
-    values.update({name: getattr(plan, name) for name in shared_fields()})
+    encoded = plan.to_dict()
+    values.update({name: encoded[name] for name in shared_fields()})
+    for name in ("optim_args", "optim_target_modules"):
+        if values[name] is None:
+            del values[name]
     if plan.activation_checkpointing:
         values.setdefault("activation_checkpointing_kwargs", {"use_reentrant": False})
     if plan.max_steps > 0:
@@ -250,7 +254,6 @@ _OUTSIDE_THE_PLAN = (
     "fsdp",
     "deepspeed",
     "auto_find_batch_size",
-    "optim_target_modules",
 )
 """Fields that change memory or time in ways a plan does not describe."""
 

@@ -104,6 +104,10 @@ class TrainingPlan:
     warmup_steps: float = 0.0
     """Below 1 a share of all steps, from 1 on a number of steps."""
     optim: str = "adamw_torch_fused"
+    optim_args: str | None = None
+    """Options of some optimizers: key=value pairs, divided by commas."""
+    optim_target_modules: tuple[str, ...] | str | None = None
+    """Modules whose weights a low-rank optimizer projects; a regular expression or "all-linear"."""
     bf16: bool = False
     fp16: bool = False
     tf32: bool | None = None

@@ -97,6 +97,8 @@ def test_fields_a_plan_shares_with_the_class_are_these():
         "lr_scheduler_type",
         "warmup_steps",
         "optim",
+        "optim_args",
+        "optim_target_modules",
         "bf16",
         "fp16",
         "tf32",

@@ -308,7 +308,10 @@ def _segments(trace: Trace, depth: int) -> list[Any]:
                     templates[layer].append(["b", e])
                     continue
                 where = home[-e - 1]
-                if where[0] == "l":
+                if where[0] == "l" and {layer, where[2]} == {0, depth - 1} and depth > 2:
+                    # between the ends of two sweeps: not a distance, but that very layer
+                    where = ("a", *where[1:])
+                elif where[0] == "l":
                     where = ("l", where[1], where[2] - layer, where[3])
                 templates[layer].append(list(where))
         segments.append(["sweep", content[0][0] == 0, templates])

@@ -74,7 +74,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    from advisor.simulate import fit, patches
+    from advisor.simulate import fit, optimizers, patches
     from advisor.simulate.build import build_on_meta, find_layers, layers_alike
     from advisor.simulate.step import record
 
@@ -82,6 +82,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     gone = patches.missing()
     if gone:
         raise SimulationError("make.lacks", names=gone)
+    optimizers.find(structure.optim, structure.device)
     progress("build", {})
     plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)
     depth = structure.depth()
@@ -98,6 +99,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         return record(structure, depth=layer_count, batch=batch, length=length)
 
     profile = fit.fit(trace, depth=depth or 1, replicate=alike, single_row=structure.single_row)
+    profile = dataclasses.replace(profile, notes=(*profile.notes, *optimizers.notes(structure)))
     key = structure.key(with_depth=not profile.replicated)
     profile.save(profiles_dir() / f"{key}.npz")
     return key

@@ -24,7 +24,7 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -36,6 +36,8 @@ PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
 BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 """Exponents of (batch, length)."""
+DECAY_ALLOCATES = frozenset({"sgd", "adagrad", "rmsprop"})
+"""Optimizers that make a copy of the gradients to add the decay (torch/optim, foreach and loop)."""
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -57,6 +59,10 @@ class Structure:
     autocast: Literal["bfloat16", "float16"] | None = None
     activation_checkpointing: bool = False
     optim: str = "adamw_torch_fused"
+    optim_args: str | None = None
+    optim_target_modules: tuple[str, ...] | str | None = None
+    weight_decay: bool = False
+    """Whether weights decay, for the optimizers whose allocations depend on it."""
     clip: bool = True
     accumulate: bool = False
     """More than one micro-batch an update: gradients are alive during later forwards."""
@@ -119,6 +125,9 @@ def structure_of(
         autocast="bfloat16" if plan.bf16 else "float16" if plan.fp16 else None,
         activation_checkpointing=plan.activation_checkpointing,
         optim=plan.optim,
+        optim_args=plan.optim_args,
+        optim_target_modules=plan.optim_target_modules,
+        weight_decay=plan.weight_decay > 0 and plan.optim in DECAY_ALLOCATES,
         clip=plan.max_grad_norm > 0,
         accumulate=plan.gradient_accumulation_steps > 1,
         padded=plan.attention_mask,
@@ -326,8 +335,8 @@ def _unroll(profile: Profile, depth: int) -> Program:
 
     Event codes: ["b", template] birth, ["w", template] birth of a workspace, ["m", label] mark,
     ["g", template] death of a global allocation, ["l", segment, layer, ordinal] death of a layer's
-    allocation. In a sweep the layer is relative to the block's own layer, in a global segment it is
-    a template layer.
+    allocation. In a sweep the layer is relative to the block's own layer, in a global segment and
+    in ["a", segment, layer, ordinal] it is a template layer.
     """
     traced = profile.traced_depth
     events: list[int] = []
@@ -364,6 +373,8 @@ def _unroll(profile: Profile, depth: int) -> Program:
                     templates.append(e[1])
                 elif e[0] == "g":
                     events.append(-(global_slots[e[1]] + 1))
+                elif e[0] == "a":
+                    events.append(-(layer_slots[e[1], real(e[2]), e[3]] + 1))
                 else:
                     events.append(-(layer_slots[e[1], layer + e[2], e[3]] + 1))
     template = np.array(templates, dtype=np.int32)

@@ -14,14 +14,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advisor.errors import SimulationError
-from advisor.simulate import cuda, patches
+from advisor.simulate import cuda, optimizers, patches
 from advisor.simulate.build import build_on_meta, find_layers
 from advisor.simulate.loading import materialise
+from advisor.simulate.optimizers import Prepared
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
-
-Optimizer = torch.optim.Optimizer
 
 
 def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trace:
@@ -51,7 +49,7 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
-        optimizer = _optimizer(model, structure)
+        optimizer = _optimizer(model, recorder, structure)
         loop = _script_step if structure.loop == "script" else _trainer_step
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
@@ -82,7 +80,7 @@ def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], 
 
 def _trainer_step(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Prepared,
     make_batch: Callable[[], dict[str, Any]],
     recorder: Recorder,
     structure: Structure,
@@ -108,7 +106,7 @@ def _trainer_step(
     with recorder.in_phase("optimizer"):
         if structure.clip:
             _clip(model, structure)
-        _update(optimizer, recorder, structure)
+        _update(optimizer, recorder)
         recorder.mark(f"optimizer{number}")
         model.zero_grad()
     recorder.phase = "forward"
@@ -117,7 +115,7 @@ def _trainer_step(
 
 def _script_step(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Prepared,
     make_batch: Callable[[], dict[str, Any]],
     recorder: Recorder,
     structure: Structure,
@@ -131,7 +129,7 @@ def _script_step(
         with recorder.in_phase("forward"):
             model.batch_of_script = make_batch()  # type: ignore[assignment]
     with recorder.in_phase("optimizer"):
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.optimizer.zero_grad(set_to_none=True)
     with recorder.in_phase("forward"):
         output = model(**model.batch_of_script)  # type: ignore[arg-type]
         recorder.layer = GLOBAL
@@ -140,7 +138,7 @@ def _script_step(
     with recorder.in_phase("optimizer"):
         if structure.clip:
             _clip(model, structure)
-        _update(optimizer, recorder, structure)
+        _update(optimizer, recorder)
         recorder.mark(f"optimizer{number}")
     recorder.phase = "forward"
     del output, loss
@@ -166,38 +164,35 @@ def _clip(model: nn.Module, structure: Structure) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=structure.device == "cuda")
 
 
-def _update(optimizer: Optimizer, recorder: Recorder, structure: Structure) -> None:
-    recorder.skip_scalars = structure.optim == "adamw_torch"  # foreach keeps `step` on the CPU
-    optimizer.step()
-    recorder.skip_scalars = False
-    for state in optimizer.state.values():
+def _update(prepared: Prepared, recorder: Recorder) -> None:
+    with recorder.reading(by_parameter=prepared.by_parameter, skip_scalars=prepared.host_steps):
+        prepared.optimizer.step()
+    _recategorise_states(prepared, recorder)
+
+
+def _recategorise_states(prepared: Prepared, recorder: Recorder) -> None:
+    for state in prepared.optimizer.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor):
                 recorder.recategorise(value, "optimizer")
 
 
-def _optimizer(model: nn.Module, structure: Structure) -> Optimizer:
-    """As Trainer groups them: weight decay for all but biases and norms.
+def _optimizer(model: nn.Module, recorder: Recorder, structure: Structure) -> Prepared:
+    """As Trainer makes it, before the first step; some make their states here.
 
     Raises:
-        SimulationError: an optimizer that is not simulated yet.
+        SimulationError: an optimizer that is not simulated.
     """
-    from transformers.trainer_pt_utils import get_parameter_names
-
-    kinds: dict[str, Any] = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
-    if structure.optim not in kinds:
-        raise SimulationError("step.optimizer", optim=structure.optim, kinds=tuple(kinds))
-    if structure.loop == "script":
-        trained = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=1e-4, **kinds[structure.optim])
-    norms = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-    decayed = set(get_parameter_names(model, [nn.LayerNorm], norms))
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for n, p in named if n in decayed], "weight_decay": 0.01},
-        {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=1e-4, **kinds[structure.optim])
+    optimizers.load()
+    host_steps = structure.device == "cuda"
+    with (
+        recorder.in_phase("optimizer"),
+        recorder.reading(by_parameter=True, skip_scalars=host_steps),
+    ):
+        prepared = optimizers.prepare(model, structure, recorder.launched)
+    _recategorise_states(prepared, recorder)
+    recorder.mark("optimizer made")
+    return prepared
 
 
 def _wrap_autocast(model: nn.Module, dtype: torch.dtype) -> None:

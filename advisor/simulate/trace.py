@@ -7,7 +7,7 @@ what each operator computes and moves, for the time estimate.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from advisor.memory import CATEGORIES
-from advisor.simulate import temporaries
+from advisor.simulate import launches, temporaries
 from advisor.simulate.profile import KINDS, PHASES
 
 aten = torch.ops.aten
@@ -27,6 +27,8 @@ GLOBAL = -1
 WORKSPACE = "cublas"
 """How the op of a cuBLAS workspace starts."""
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
+_FROM_NOTHING = frozenset({aten.zeros.default, aten.lift_fresh.default})
+"""What makes a tensor out of no other: it belongs to the parameter that is touched next."""
 _MATMULS = frozenset(
     {
         aten.mm.default,
@@ -113,12 +115,15 @@ class Recorder(TorchDispatchMode):
         """Between the output layer's forward and the end of its backward: logits and loss."""
         self.skip_scalars = False
         """Optimizer scalars live on the CPU (foreach AdamW's `step`)."""
+        self.by_parameter = False
+        """The optimizer goes from parameter to parameter: what dies, dies where the program is."""
         self.time_it = False
         """Write kernels down: the steady step only."""
         self._slots: dict[int, int] = {}
         self._workspaces: set[str] = set()
         self._closed = False
         self._unplaced: list[int] = []
+        self._parameter_layer = GLOBAL
 
     # -- what the step calls ----------------------------------------------------------------
 
@@ -189,6 +194,21 @@ class Recorder(TorchDispatchMode):
             yield
         self.phase = before
 
+    @contextmanager
+    def reading(self, *, by_parameter: bool, skip_scalars: bool) -> Iterator[None]:
+        """Read the optimizer's operators inside the block this way; see the attributes."""
+        self.by_parameter, self.skip_scalars = by_parameter, skip_scalars
+        self._parameter_layer = GLOBAL
+        yield
+        self.by_parameter = self.skip_scalars = False
+
+    def launched(self, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
+        """Write down a kernel that no operator stands for: it moves these tensors, in place."""
+        if not self.time_it:
+            return
+        tensors = [*read, *written]
+        self._write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(_moved, tensors)))
+
     # -- events -----------------------------------------------------------------------------
 
     def _event(self, code: int, layer: int) -> None:
@@ -212,8 +232,11 @@ class Recorder(TorchDispatchMode):
     def _death(self, slot: int) -> None:
         if self._closed:
             return
-        by_storage = self.phase == "optimizer"
-        self._event(-(slot + 1), self.trace.allocations[slot].layer if by_storage else self.layer)
+        layer = self.layer
+        if self.phase == "optimizer":
+            by_storage = self.trace.allocations[slot].layer
+            layer = self._parameter_layer if self.by_parameter else by_storage
+        self._event(-(slot + 1), layer)
 
     def _category(self) -> str:
         if self.phase in ("load", "optimizer"):
@@ -228,10 +251,14 @@ class Recorder(TorchDispatchMode):
     def temporary(self, name: str, params: tuple[int, ...], op: str = "") -> None:
         """Record what an entry of temporaries.RULES takes and gives back at once."""
         sizes = temporaries.RULES[name](*params)
+        layer = self.layer
+        if self.by_parameter:
+            self.layer = self._parameter_layer
         slots = [
             self._birth(size, f"{op}{name}", "workspace", (name, i, params))
             for i, size in enumerate(sizes)
         ]
+        self.layer = layer
         for slot in reversed(slots):
             self._death(slot)
 
@@ -295,6 +322,8 @@ class Recorder(TorchDispatchMode):
         it.
         """
         source = args[0] if args else None
+        if self.by_parameter and not isinstance(source, torch.Tensor):
+            source = next((a for a in args if isinstance(a, torch.Tensor)), source)
         outputs = result if isinstance(result, (list, tuple)) else [result]
         for i, tensor in enumerate(outputs):
             if not isinstance(tensor, torch.Tensor):
@@ -302,12 +331,14 @@ class Recorder(TorchDispatchMode):
             parallel = isinstance(source, (list, tuple)) and len(source) == len(outputs)
             origin = source[i] if parallel else source  # type: ignore[index]
             before = len(self.trace.events)
-            if isinstance(origin, torch.Tensor):
+            if isinstance(origin, torch.Tensor) and func not in _FROM_NOTHING:
                 slot = self._slots.get(origin.untyped_storage()._cdata)
                 self.layer = GLOBAL if slot is None else self.trace.allocations[slot].layer
+                if slot is not None:
+                    self._parameter_layer = self.layer
                 self._place(self.layer)
             self.track(tensor, str(func))
-            if func is aten.zeros.default:
+            if func in _FROM_NOTHING:
                 self._unplaced += range(before, len(self.trace.events))
             self.layer = GLOBAL
         if len(outputs) > 1:
@@ -323,12 +354,17 @@ class Recorder(TorchDispatchMode):
         kind = _kind(func)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-        if not outputs or func.namespace != "aten":  # a question about a tensor, no kernel
+        written = outputs or launches.written(func, args, kwargs)
+        if not written or func.namespace != "aten":  # a question about a tensor, no kernel
             return
+        if not outputs and self.skip_scalars and all(t.numel() == 1 for t in written):
+            return  # step counters on the host
         flops = num_bytes = 0
-        launches = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
+        number = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
+        if not outputs and self.capability is not None:
+            number = launches.multi_tensor(func, args)
         if kind != "view":
-            num_bytes = sum(_moved(t) for t in inputs) + sum(_moved(t) for t in outputs)
+            num_bytes = sum(_moved(t) for t in inputs) + sum(_moved(t) for t in written)
             if kind == "gather":  # reads the rows it returns, not the whole table
                 num_bytes = 2 * sum(_moved(t) for t in outputs)
             formula = flop_registry.get(func._overloadpacket)
@@ -336,14 +372,18 @@ class Recorder(TorchDispatchMode):
                 flops = int(formula(*args, **kwargs, out_val=result))
                 if kind == "attention" and _causal(func, args, kwargs):
                     flops //= 2
-        dtype = (outputs or inputs)[0].dtype
+        self._write_kernel(kind, written[0].dtype, number, flops, num_bytes)
+
+    def _write_kernel(
+        self, kind: str, dtype: torch.dtype, number: int, flops: int, num_bytes: int
+    ) -> None:
         self.trace.kernels.append(
             Kernel(
                 phase=PHASES.index(self.phase),
                 kind=KINDS.index(kind),
                 layer=self.layer,
                 half=dtype in (torch.float16, torch.bfloat16),
-                num_launches=launches,
+                num_launches=number,
                 flops=flops,
                 num_bytes=num_bytes,
             )

@@ -154,6 +154,8 @@ def plans(draw):
         lr_scheduler_type=schedule,
         warmup_steps=draw(_numbers(0, 1000)),
         optim=draw(st.sampled_from(training_arguments.fields()["optim"].choices)),
+        optim_args=draw(st.sampled_from([None, "rank=8,scale=0.5"])),
+        optim_target_modules=draw(st.sampled_from([None, "all-linear", ("q_proj", "mlp")])),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         tf32=draw(st.sampled_from([None, True, False])),
@@ -188,7 +190,14 @@ def test_arguments_hold_every_field_of_the_plan_that_decides(plan):
     values = written(plan)
     for name in training_arguments.fields():
         if hasattr(plan, name) and name not in values:
-            assert name in ("num_train_epochs", "dataloader_prefetch_factor")
+            assert name in (
+                "num_train_epochs",
+                "dataloader_prefetch_factor",
+                "optim_args",
+                "optim_target_modules",
+            )
+    for name in ("optim_args", "optim_target_modules"):
+        assert (name in values) == (getattr(plan, name) is not None)
     assert ("num_train_epochs" in values) == (plan.max_steps <= 0)
     assert ("dataloader_prefetch_factor" in values) == (plan.dataloader_num_workers > 0)
     assert not {"hub_token", "parallelism_config", "local_rank"} & set(values)
