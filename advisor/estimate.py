@@ -7,17 +7,20 @@ import dataclasses
 import itertools
 import json
 import math
+import statistics
 import sys
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.home import cache_dir
-from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
+from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, Verdict, verdict
 from advisor.model import ModelDescription
 from advisor.plan import Quantization, TrainingPlan
 from advisor.simulate import replay
@@ -64,6 +67,7 @@ class Estimator:
         machine: Machine,
         store: ProfileStore | None = None,
         on_progress: Progress | None = None,
+        runs: Path | None = None,
     ) -> None:
         self._worker = worker
         self._model = model
@@ -71,6 +75,9 @@ class Estimator:
         self._machine = machine
         self._store = store or ProfileStore(worker)
         self._on_progress = on_progress
+        self._runs = runs
+        """Where this machine's runs are, to learn from them; None learns nothing."""
+        self._learned: dict[Kind, Learned] = {}
 
     # -- what others ask --------------------------------------------------------------------
 
@@ -93,10 +100,13 @@ class Estimator:
         assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
         if plan.fp16:
             assumptions.append("The loss scaler's few scalars are not counted.")
+        learned = self._known_of(plan)
         gpu = self._gpu(plan)
         if gpu is None:
-            return self._on_cpu(profile, batch, length, depth, assumptions)
-        return self._on_gpu(profile, batch, length, depth, gpu, assumptions, plan.quantization)
+            return self._on_cpu(profile, batch, length, depth, assumptions, learned)
+        return self._on_gpu(
+            profile, batch, length, depth, gpu, assumptions, plan.quantization, learned
+        )
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -113,10 +123,16 @@ class Estimator:
         cost = self._cost(plan, rates, length)
         accumulation = plan.gradient_accumulation_steps
         micro = cost.forward + cost.backward + rates.host_seconds["step"]
-        step = accumulation * micro + cost.optimizer
+        learned = self._known_of(plan)
+        speed = learned.speed()
+        step = (accumulation * micro + cost.optimizer) / speed
         mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
         low, high = 1 / (1 + error), 1 + error
+        assumptions = [rates.assumption]
+        if learned.speed_ratios:
+            low, high = _spread([1 / r * speed for r in learned.speed_ratios], 0.1)
+            assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
         total = num_steps = None
         if data is not None:
             num_steps = plan.optimizer_steps(data.num_rows)
@@ -130,7 +146,8 @@ class Estimator:
             total_seconds=total,
             total_seconds_interval=None if total is None else (total * low, total * high),
             regime=cost.regime,
-            assumptions=(rates.assumption,),
+            correction=speed,
+            assumptions=tuple(assumptions),
         )
 
     def timeline(self, plan: TrainingPlan, points: int = 400) -> StepTimeline:
@@ -170,9 +187,11 @@ class Estimator:
         depth = self._depth(structure, profile)
         gpu = self._gpu(plan)
         if gpu is None:
-            memory = self._on_cpu(profile, batch, length, depth, [])
+            memory = self._on_cpu(profile, batch, length, depth, [], self._known_of(plan))
         else:
-            memory = self._on_gpu(profile, batch, length, depth, gpu, [], plan.quantization)
+            memory = self._on_gpu(
+                profile, batch, length, depth, gpu, [], plan.quantization, self._known_of(plan)
+            )
         rates = self._rates(plan)
         if rates is None:
             return memory, None
@@ -183,6 +202,16 @@ class Estimator:
         return memory, times * batch * length / step
 
     # -- parts ------------------------------------------------------------------------------
+
+    def _known_of(self, plan: TrainingPlan) -> Learned:
+        """What this machine's own runs of the plan's kind say."""
+        if self._runs is None or self._machine.source != "probe":
+            return NOTHING
+        gpu = self._gpu(plan)
+        kind = kind_of(plan, "cpu" if gpu is None else gpu.name, self._model.model_type)
+        if kind not in self._learned:
+            self._learned[kind] = learn(self._runs, kind)
+        return self._learned[kind]
 
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
         return None if plan.use_cpu else self._machine.accelerator()
@@ -224,9 +253,14 @@ class Estimator:
         gpu: Gpu,
         assumptions: list[str],
         quantization: Quantization | None,
+        learned: Learned,
     ) -> MemoryEstimate:
         capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
         context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
+        if learned.contexts:
+            context = int(statistics.median(learned.contexts))
+            spread = max(max(learned.contexts) - context, context - min(learned.contexts), MIB)
+            source = f"measured by {len(learned.contexts)} of your runs"
         room = None if capacity is None else max(capacity - context, 0)
         peaks = _replayed(profile, batch, length, depth, room, quantization)
         measured_card = gpu.compute_capability == (7, 5)
@@ -261,20 +295,33 @@ class Estimator:
                 "process_bytes": process,
             },
             capacity_bytes=capacity,
-            verdict=verdict(process[1], capacity),
+            verdict=_after_failures(verdict(process[1], capacity), learned, assumptions),
             phases=peaks.phases,
             categories=categories,
             assumptions=tuple(assumptions),
         )
 
     def _on_cpu(
-        self, profile: Profile, batch: int, length: int, depth: int, assumptions: list[str]
+        self,
+        profile: Profile,
+        batch: int,
+        length: int,
+        depth: int,
+        assumptions: list[str],
+        learned: Learned,
     ) -> MemoryEstimate:
         peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING)
         baseline = self._baseline
         kept = replay.resident(profile, batch, length, depth) if GLIBC else peaks.allocated
+        kept = round(kept * learned.memory())
         process = baseline + kept
         interval = _around(process, 0.08)
+        if learned.memory_ratios:
+            low, high = _spread([r / learned.memory() for r in learned.memory_ratios], 0.04)
+            interval = (math.floor(baseline + kept * low), math.ceil(baseline + kept * high))
+            assumptions.append(
+                f"What malloc keeps: from {len(learned.memory_ratios)} of your runs."
+            )
         assumptions.append(
             f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."
         )
@@ -293,6 +340,7 @@ class Estimator:
             verdict=verdict(interval[1], self._machine.ram_free_bytes),
             phases=peaks.phases,
             categories=categories,
+            correction=learned.memory(),
             assumptions=tuple(assumptions),
         )
 
@@ -397,6 +445,23 @@ def _replayed(
         return run(None)
     ways = replay.LOADINGS[4 if quantization.load_in_4bit else 8]
     return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
+
+
+def _spread(ratios: list[float], least: float) -> tuple[float, float]:
+    """Low and high factor around the middle of the ratios: as far as they went, at least `least`.
+
+    One run says little, so half of the default width is kept until there are several.
+    """
+    margin = least * (1 + 2 / len(ratios))
+    return min(ratios) * (1 - margin), max(ratios) * (1 + margin)
+
+
+def _after_failures(found: Verdict, learned: Learned, assumptions: list[str]) -> Verdict:
+    """What was said to fit and did not is tight at best."""
+    if not learned.num_out_of_memory:
+        return found
+    assumptions.append(f"{learned.num_out_of_memory} of your runs like this ran out of memory.")
+    return "tight" if found == "fits" else found
 
 
 def _around(value: int, share: float) -> tuple[int, int]:

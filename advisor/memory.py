@@ -40,6 +40,8 @@ class MemoryEstimate:
     """Peak allocated in forward, backward, optimizer."""
     categories: dict[str, int] = field(default_factory=dict)
     """Bytes at the peak by category (keys of CATEGORIES); their sum is process_bytes."""
+    correction: float = 1.0
+    """Factor on what is not context, learned from this machine's runs; divide to undo it."""
     assumptions: tuple[str, ...] = ()
     """What the number rests on, one sentence each."""
 

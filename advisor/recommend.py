@@ -190,6 +190,7 @@ class Advisor:
             machine=machine,
             store=self._store,
             on_progress=on_progress,
+            runs=runs_dir(),
         )
         return facts, estimator, pins
 

@@ -26,6 +26,8 @@ class TimeEstimate:
     """Whole run: training, evaluation and saving."""
     total_seconds_interval: tuple[float, float] | None = None
     regime: Regime | None = None
+    correction: float = 1.0
+    """Factor on tokens a second, learned from this machine's runs; divide to undo it."""
     assumptions: tuple[str, ...] = ()
 
 

@@ -156,7 +156,8 @@ def _train(run_dir: Path) -> int:
     except BaseException as error:
         text = " ".join(str(error).split())
         kind = "" if isinstance(error, AdvisorError) else f"{type(error).__name__}: "
-        _write_end(run_dir, log, reason="failed", error=kind + text)
+        measured = {"out_of_memory": True} if type(error).__name__ == "OutOfMemoryError" else None
+        _write_end(run_dir, log, reason="failed", error=kind + text, measured=measured)
         raise
     _write_end(
         run_dir,
@@ -205,7 +206,7 @@ def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**before, **now}
     if before.get("first_loss") is not None:
         merged["first_loss"] = before["first_loss"]
-    if now and before.get("total_seconds") is not None:
+    if now.get("total_seconds") is not None and before.get("total_seconds") is not None:
         merged["total_seconds"] = before["total_seconds"] + now["total_seconds"]
     return merged
 

@@ -140,6 +140,8 @@ def predictions(plan: Mapping[str, Any] | None) -> dict[str, Any]:
         **{n: memory.get(n) for n in ("process_bytes", "allocated_bytes", "reserved_bytes")},
         "context_bytes": (memory.get("categories") or {}).get("context"),
         "capacity_bytes": memory.get("capacity_bytes"),
+        "memory_correction": memory.get("correction"),
+        "speed_correction": speed.get("correction"),
         **{
             n: speed.get(n)
             for n in ("step_seconds", "total_seconds", "tokens_per_second", "num_steps")
