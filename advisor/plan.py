@@ -76,7 +76,7 @@ class TrainingPlan:
 
     `bf16`/`fp16` below switch autocast on, which is another thing.
     """
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     max_length: int = 1024
     """Rows are cut here, in tokens. Memory is sized on the longest batch this allows."""
     attention_mask: bool = False

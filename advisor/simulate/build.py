@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from advisor.errors import SimulationError
-from advisor.simulate import quantized
+from advisor.simulate import flash, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import find_task
 
@@ -22,17 +22,22 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
 
     config = hf_config(with_depth(structure.config_dict(), depth))
     auto_class = getattr(transformers, find_task(structure.task).auto_class)
+    flashes = structure.attn_implementation == flash.NAME
+    if flashes:
+        flash.check(structure)
     try:
         with torch.device("meta"):
             model = auto_class.from_config(
                 config,
                 dtype=getattr(torch, structure.dtype),
-                attn_implementation=structure.attn_implementation,
+                attn_implementation="sdpa" if flashes else structure.attn_implementation,
             )
     except (ValueError, KeyError, AttributeError, ImportError) as error:
         raise SimulationError(
             "build.cannot_build", model_type=config.model_type, reason=error
         ) from error
+    if flashes:
+        flash.switch_on(model)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if structure.quantization is not None:

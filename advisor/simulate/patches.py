@@ -57,6 +57,25 @@ def _sdpa(original: Callable[..., Any], conditions: Conditions) -> Callable[...,
     return scaled_dot_product_attention
 
 
+def _flash_imports(*_args: Any, **_kwargs: Any) -> tuple[Any, ...]:
+    from advisor.simulate import flash
+
+    return flash.functions(importlib.import_module("transformers.modeling_flash_attention_utils"))
+
+
+def _unpad_data(attention_mask: Any) -> tuple[Any, Any, int]:
+    from advisor.simulate import flash
+
+    return flash.unpad_data(attention_mask)
+
+
+def _masks(original: Any) -> Any:
+    """The table of masks, where flash attention keeps the mask it was given."""
+    masks = type(original)()
+    masks["flash_attention_2"] = lambda *_args, attention_mask=None, **_kwargs: attention_mask
+    return masks
+
+
 PATCHES = (
     Patch(
         module="transformers.masking_utils",
@@ -77,6 +96,32 @@ PATCHES = (
         why="asked without a device it means CUDA, where the imitated run has its autocast "
         "(peft's quantised layers cast their input only outside of it)",
         replacement=lambda original, _conditions: lambda device="cpu": original(device),
+    ),
+    Patch(
+        module="transformers.modeling_flash_attention_utils",
+        symbol="_lazy_imports",
+        why="the package flash-attn needs a CUDA device; its operators are PyTorch's own here",
+        replacement=lambda _original, _conditions: _flash_imports,
+    ),
+    Patch(
+        module="transformers.modeling_flash_attention_utils",
+        symbol="_loaded_implementation",
+        why="what was imported last is remembered there, and must be forgotten with the patch",
+        replacement=lambda _original, _conditions: None,
+    ),
+    Patch(
+        module="transformers.modeling_flash_attention_utils",
+        symbol="_get_unpad_data",
+        why="the longest row of a padded batch is a fact of the data",
+        replacement=lambda _original, _conditions: _unpad_data,
+    ),
+    Patch(
+        module="transformers.masking_utils",
+        symbol="ALL_MASK_ATTENTION_FUNCTIONS",
+        why="whether a padded batch needs its mask under flash attention, likewise",
+        replacement=lambda original, conditions: (
+            _masks(original) if conditions.padded else original
+        ),
     ),
     Patch(
         module="torch.nn.functional",

@@ -55,7 +55,7 @@ class Structure:
     lora: LoraSettings | None = None
     quantization: Quantization | None = None
     dtype: Dtype = "float32"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     autocast: Literal["bfloat16", "float16"] | None = None
     activation_checkpointing: bool = False
     optim: str = "adamw_torch_fused"

@@ -317,7 +317,7 @@ def test_padding_is_assumed_where_a_batch_has_more_than_one_row():
         {"torch_compile": True},
         {"fsdp": True},
         {"deepspeed": {"train_batch_size": 8}},
-        {"attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "flex_attention"},
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"offload": True}},
         {"save_strategy": "best"},
     ],

@@ -21,7 +21,6 @@ from tables import Answer
 from advisor.errors import AdvisorError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.home import cache_dir
-from advisor.plan import TrainingPlan
 from advisor.simulate.worker import Worker
 from advisor.spec import answer
 
@@ -32,7 +31,6 @@ NOTE = (
     'Other estimators: median error (worst). "answered" is of the rows with that figure. '
     'A verdict is right when a run that fitted is called "fits" or "tight", or one that ran out '
     'of memory "does not fit". fitcheck-llm\'s constants are fitted to rows of t4_lora_qlora. '
-    "Runs with the flash-attn package are asked as SDPA while a plan cannot name it."
 )
 
 
@@ -86,23 +84,9 @@ def answered(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tab
     ]
 
 
-def question(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as the library can be asked.
-
-    Runs with the flash-attn package are asked as SDPA where the plan has no such attention: with
-    16 bits and without a mask PyTorch's SDPA takes the same kernel, which saves the same tensors.
-    """
-    try:
-        TrainingPlan.from_dict(row["plan"])
-    except AdvisorError as error:
-        if row["plan"]["attn_implementation"] == "flash_attention_2" and "attn" in str(error):
-            return row | {"plan": row["plan"] | {"attn_implementation": "sdpa"}}
-    return row
-
-
 def _by_advisor(row: dict[str, Any], worker: Worker) -> Answer:
     try:
-        found = answer(question(row), worker=worker)
+        found = answer(row, worker=worker)
     except AdvisorError as error:
         print(f"{row['id']}: {error}", file=sys.stderr)
         return Answer()

@@ -6,7 +6,6 @@ import fitcheck
 import formulas
 import pytest
 
-from advisor.errors import InputError
 from advisor.spec import read_spec
 
 
@@ -16,20 +15,7 @@ def test_every_measured_row_is_a_question_with_something_measured():
     for row in rows:
         assert row["source"]
         assert {"allocated_bytes", "reserved_bytes", "verdict"} & set(row["measured"])
-        read_spec(bench.question(row), worker=None)
-
-
-def test_the_flash_attn_package_is_asked_as_sdpa_only_where_the_plan_has_none(monkeypatch):
-    rows = [row for _, row in bench.read_rows(bench.MEASURED)]
-    row = next(r for r in rows if r["plan"]["attn_implementation"] == "flash_attention_2")
-
-    def refuse(plan):
-        raise InputError("plan.attn_implementation must be one of sdpa, eager.")
-
-    monkeypatch.setattr(bench.TrainingPlan, "from_dict", refuse)
-    assert bench.question(row)["plan"] == row["plan"] | {"attn_implementation": "sdpa"}
-    monkeypatch.setattr(bench.TrainingPlan, "from_dict", lambda plan: plan)
-    assert bench.question(row) is row
+        read_spec(row, worker=None)
 
 
 def test_a_missing_fitcheck_is_said_and_the_rest_goes_on(monkeypatch, capsys):
