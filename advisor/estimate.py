@@ -87,6 +87,7 @@ class Estimator:
         *,
         loop: Literal["trainer", "script"] = "trainer",
         expand_kv: bool = False,
+        expandable: bool = False,
     ) -> MemoryEstimate:
         """Peak of a steady step with the longest batch the data set can make.
 
@@ -105,7 +106,7 @@ class Estimator:
         if gpu is None:
             return self._on_cpu(profile, batch, length, depth, assumptions, learned)
         return self._on_gpu(
-            profile, batch, length, depth, gpu, assumptions, plan.quantization, learned
+            profile, batch, length, depth, gpu, assumptions, plan.quantization, learned, expandable
         )
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
@@ -254,6 +255,7 @@ class Estimator:
         assumptions: list[str],
         quantization: Quantization | None,
         learned: Learned,
+        expandable: bool = False,
     ) -> MemoryEstimate:
         capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
         context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
@@ -262,7 +264,7 @@ class Estimator:
             spread = max(max(learned.contexts) - context, context - min(learned.contexts), MIB)
             source = f"measured by {len(learned.contexts)} of your runs"
         room = None if capacity is None else max(capacity - context, 0)
-        peaks = _replayed(profile, batch, length, depth, room, quantization)
+        peaks = _replayed(profile, batch, length, depth, room, quantization, expandable)
         measured_card = gpu.compute_capability == (7, 5)
         low, high = _RESERVED_ERROR[quantization is not None, measured_card]
         allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
@@ -432,14 +434,19 @@ def _replayed(
     depth: int,
     room: int | None,
     quantization: Quantization | None,
+    expandable: bool,
 ) -> replay.Peaks:
     """The peaks within `room` bytes, without the limit where that is too little."""
 
     def run(loading: replay.Loading | None) -> replay.Peaks:
         try:
-            return replay.on_cuda(profile, batch, length, depth, room, loading)
+            return replay.on_cuda(
+                profile, batch, length, depth, room, loading, expandable=expandable
+            )
         except OutOfMemoryError:
-            return replay.on_cuda(profile, batch, length, depth, None, loading)
+            return replay.on_cuda(
+                profile, batch, length, depth, None, loading, expandable=expandable
+            )
 
     if quantization is None:
         return run(None)

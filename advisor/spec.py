@@ -28,6 +28,9 @@ class Loop:
 
     kind: Literal["trainer", "script"] = "trainer"
     expand_kv: bool = False
+    """K and V heads are repeated before SDPA."""
+    expandable_segments: bool = False
+    """The allocator runs with PYTORCH_ALLOC_CONF=expandable_segments:True."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,12 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
     spec = read_spec(document, worker=worker)
     estimator = Estimator(worker, model=spec.model, data=spec.data, machine=spec.machine)
     try:
-        memory = estimator.memory(spec.plan, loop=spec.loop.kind, expand_kv=spec.loop.expand_kv)
+        memory = estimator.memory(
+            spec.plan,
+            loop=spec.loop.kind,
+            expand_kv=spec.loop.expand_kv,
+            expandable=spec.loop.expandable_segments,
+        )
         duration = estimator.time(spec.plan)
     except SimulationError as error:
         memory = unknown_memory(str(error), spec.machine.capacity_bytes())

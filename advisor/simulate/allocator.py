@@ -1,4 +1,4 @@
-"""A model of PyTorch's CUDACachingAllocator: one stream, default settings.
+"""A model of PyTorch's CUDACachingAllocator: one stream, with and without expandable segments.
 
 Rules, as in c10/cuda/CUDACachingAllocator.cpp of torch 2.x: a request is rounded up to 512 B. Up to
 1 MiB it is served from the small pool, whose segments are 2 MiB; above, from the large pool, whose
@@ -140,3 +140,116 @@ class CachingAllocator:
     @staticmethod
     def _remove(pool: list[_Block], block: _Block) -> None:
         del pool[bisect_left(pool, (block.size, block.address), key=lambda b: (b.size, b.address))]
+
+
+class ExpandableAllocator(CachingAllocator):
+    """The same with `expandable_segments:True`: one growing segment for each pool.
+
+    Memory is mapped at its end in units of 20 MiB (large pool) or 2 MiB (small pool), blocks are
+    always split, and a free block at the end serves only what no other free block can, since it
+    could be expanded. When the driver refuses, the wholly free units are unmapped and the request
+    is tried once more. Read in CUDACachingAllocator.cpp (`ExpandableSegment`, `should_split`,
+    `get_free_block`); no measured row used it.
+    """
+
+    def __init__(self, capacity_bytes: int | None = None) -> None:
+        super().__init__(capacity_bytes)
+        self._last: dict[bool, _Block | None] = {True: None, False: None}
+        self._end = {True: 1 << 61, False: 1 << 62}
+
+    def malloc(self, request: int) -> _Block:
+        """Serve `request` bytes.
+
+        Raises:
+            OutOfMemoryError: the capacity is exceeded.
+        """
+        size = block_bytes(request)
+        small = size <= SMALL_REQUEST
+        block = self._fitting(size, small) or self._expand(size, small)
+        rest = block.size - size
+        if rest >= ROUNDING:
+            tail = _Block(block.address + size, rest, small)
+            tail.free, tail.before, tail.behind = True, block, block.behind
+            if block.behind is not None:
+                block.behind.before = tail
+            else:
+                self._last[small] = tail
+            block.behind, block.size = tail, size
+            insort(self._free[small], tail)
+        block.free = False
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block
+
+    def free(self, block: _Block) -> None:
+        """Take a block back and merge it with its free neighbours."""
+        small, last = block.small, self._last[block.small]
+        ends = block is last or (block.behind is last and last is not None and last.free)
+        before = block.before
+        super().free(block)
+        if ends:
+            self._last[small] = before if before is not None and before.free else block
+
+    def empty_cache(self) -> None:
+        """Unmap the units that hold nothing.
+
+        Holes in the middle stay mapped here, where the real allocator unmaps whole units of them.
+        """
+        for small, unit in ((True, SMALL_SEGMENT), (False, LARGE_SEGMENT)):
+            last = self._last[small]
+            if last is None or not last.free:
+                continue
+            units = last.size // unit
+            self._remove(self._free[small], last)
+            last.size -= units * unit
+            self.reserved -= units * unit
+            self._end[small] -= units * unit
+            if last.size:
+                insort(self._free[small], last)
+                continue
+            self._last[small] = last.before
+            if last.before is not None:
+                last.before.behind = None
+
+    def _fitting(self, size: int, small: bool) -> _Block | None:
+        """The best fit, the expandable end of the segment last of all."""
+        pool, last = self._free[small], self._last[small]
+        i = bisect_left(pool, (size, 0), key=lambda b: (b.size, b.address))
+        if i < len(pool) and pool[i] is last and i + 1 < len(pool):
+            i += 1
+        return pool.pop(i) if i < len(pool) else None
+
+    def _expand(self, size: int, small: bool) -> _Block:
+        """Map more at the end; a free block there becomes part of it."""
+        unit = SMALL_SEGMENT if small else LARGE_SEGMENT
+        if not self._has_room(size, small, unit):
+            self.empty_cache()
+            self.num_retries += 1
+            if not self._has_room(size, small, unit):
+                raise OutOfMemoryError(
+                    f"{size} bytes more than {self.reserved} reserved exceed {self.capacity_bytes}"
+                )
+        mapped, last = self._missing(size, small, unit), self._last[small]
+        self.reserved += mapped
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        end = self._end[small]
+        self._end[small] = end + mapped
+        if last is not None and last.free:
+            self._remove(self._free[small], last)
+            last.size += mapped
+            return last
+        block = _Block(end, mapped, small)
+        block.before = last
+        if last is not None:
+            last.behind = block
+        self._last[small] = block
+        return block
+
+    def _missing(self, size: int, small: bool, unit: int) -> int:
+        last = self._last[small]
+        there = last.size if last is not None and last.free else 0
+        return (size - there + unit - 1) // unit * unit
+
+    def _has_room(self, size: int, small: bool, unit: int) -> bool:
+        mapped = self._missing(size, small, unit)
+        return self.capacity_bytes is None or self.reserved + mapped <= self.capacity_bytes

@@ -9,7 +9,7 @@ import numpy as np
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import temporaries
-from advisor.simulate.allocator import ROUNDING, CachingAllocator
+from advisor.simulate.allocator import ROUNDING, CachingAllocator, ExpandableAllocator
 from advisor.simulate.heap import Heap
 from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
 
@@ -56,8 +56,19 @@ def on_cuda(
     depth: int,
     capacity_bytes: int | None = None,
     loading: Loading | None = None,
+    *,
+    expandable: bool = False,
 ) -> Peaks:
     """Replay on a GPU whose driver can give `capacity_bytes`.
+
+    Args:
+        profile: the recorded step.
+        batch: rows.
+        length: tokens of each.
+        depth: repeated layers.
+        capacity_bytes: None is without limit.
+        loading: how a quantised model came onto the card.
+        expandable: the allocator runs with expandable_segments:True.
 
     Raises:
         OutOfMemoryError: the step does not fit.
@@ -67,7 +78,7 @@ def on_cuda(
     by_template = profile.sizes(batch, length, depth)
     _resize_warm_up(profile, by_template, loading, batch, length, depth)
     sizes = by_template[program.template].tolist()
-    allocator = CachingAllocator(capacity_bytes)
+    allocator = (ExpandableAllocator if expandable else CachingAllocator)(capacity_bytes)
     blocks: list[object] = [None] * len(sizes)
     block_sizes = [0] * len(sizes)
     marks = dict(program.marks)

@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.simulate.allocator import CachingAllocator, OutOfMemoryError, block_bytes
+from advisor.simulate.allocator import (
+    CachingAllocator,
+    ExpandableAllocator,
+    OutOfMemoryError,
+    block_bytes,
+)
 from advisor.units import MIB
 
 
@@ -51,9 +56,42 @@ def test_cache_is_returned_before_giving_up():
         allocator.malloc(30 * MIB)
 
 
-@given(st.lists(st.tuples(st.integers(1, 40 * MIB), st.booleans()), max_size=60))
-def test_counters_never_lie(requests):
-    allocator, alive = CachingAllocator(), []
+def test_expandable_segment_grows_in_units_and_splits_always():
+    allocator = ExpandableAllocator()
+    first = allocator.malloc(15 * MIB)
+    allocator.malloc(15 * MIB + 512)
+    assert (allocator.allocated, allocator.reserved) == (30 * MIB + 512, 40 * MIB)
+    allocator.free(first)
+    allocator.malloc(15 * MIB)  # the hole, not the end that could grow
+    assert allocator.reserved == 40 * MIB
+
+
+def test_expandable_segment_joins_what_fragments_apart():
+    """Growing requests: each needs a segment of its own, or one segment that grows."""
+    sizes = [n * 10 * MIB for n in range(1, 7)]
+    peaks = []
+    for allocator in (CachingAllocator(), ExpandableAllocator()):
+        for size in sizes:
+            allocator.free(allocator.malloc(size))
+        peaks.append(allocator.peak_reserved)
+    assert peaks == [sum(sizes), sizes[-1]]
+
+
+def test_expandable_segment_gives_its_end_back_before_it_gives_up():
+    allocator = ExpandableAllocator(capacity_bytes=64 * MIB)
+    small = allocator.malloc(1000)
+    allocator.free(allocator.malloc(60 * MIB))
+    with pytest.raises(OutOfMemoryError):
+        allocator.malloc(70 * MIB)
+    assert allocator.num_retries == 1
+    assert allocator.reserved == 2 * MIB
+    allocator.free(small)
+
+
+@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
+@given(requests=st.lists(st.tuples(st.integers(1, 40 * MIB), st.booleans()), max_size=60))
+def test_counters_never_lie(kind, requests):
+    allocator, alive = kind(), []
     for size, free_one in requests:
         alive.append(allocator.malloc(size))
         if free_one:
