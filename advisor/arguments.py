@@ -16,7 +16,7 @@ from advisor import own_arguments, records, training_arguments
 from advisor.argument_checks import check_arguments, read_json, shown
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.own_arguments import DataArguments, ModelArguments
-from advisor.plan import TrainingPlan
+from advisor.plan import Checkpointing, TrainingPlan
 from advisor.recommendation import Recommendation
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _QUANTIZATION_NAMES = (
     "bnb_4bit_use_double_quant",
     "bnb_4bit_compute_dtype",
 )
+_CHECKPOINTING_NAMES = tuple(f.name for f in dataclasses.fields(Checkpointing))
 ONLY_WHEN_PINNED = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 """Written for a user who asked for them, never by us."""
 CONSTANTS: dict[str, Any] = {
@@ -66,9 +67,10 @@ CONSTANTS: dict[str, Any] = {
 
 
 def shared_fields() -> tuple[str, ...]:
-    """Plan fields that are TrainingArguments fields of the same name."""
+    """Plan fields that are TrainingArguments fields of the same name and form."""
     known = training_arguments.fields()
-    return tuple(f.name for f in dataclasses.fields(TrainingPlan) if f.name in known)
+    names = (f.name for f in dataclasses.fields(TrainingPlan))
+    return tuple(n for n in names if n in known and n != "activation_checkpointing_kwargs")
 
 
 # --- plan to arguments -----------------------------------------------------------------------
@@ -134,7 +136,7 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         if values[name] is None:
             del values[name]
     if plan.activation_checkpointing:
-        values.setdefault("activation_checkpointing_kwargs", {"use_reentrant": False})
+        values.setdefault("activation_checkpointing_kwargs", _checkpointing_kwargs(plan))
     if plan.max_steps > 0:
         del values["num_train_epochs"]
     if plan.eval_strategy == "steps" and plan.eval_steps is None:
@@ -305,6 +307,11 @@ def plan_from_arguments(
         attention_mask=attention_mask,
         devices=devices,
     )
+    how = values["activation_checkpointing_kwargs"] or {}
+    if plan["activation_checkpointing"] and set(how) & set(_CHECKPOINTING_NAMES):
+        plan["activation_checkpointing_kwargs"] = {
+            n: how[n] for n in _CHECKPOINTING_NAMES if n in how
+        }
     if values["method"] != "full":
         plan["lora"] = {key: values[name] for key, name in _LORA_NAMES.items()}
         if values["lora_target_modules"] == ["all-linear"]:
@@ -314,12 +321,22 @@ def plan_from_arguments(
     return TrainingPlan.from_dict(_with_whole_cadences(plan, num_rows))
 
 
+def _checkpointing_kwargs(plan: TrainingPlan) -> dict[str, Any]:
+    """What Trainer hands to activation_checkpointing_enable; defaults are left out."""
+    how = plan.activation_checkpointing_kwargs or Checkpointing()
+    given = {n: v for n, v in records.encode(how).items() if v != getattr(Checkpointing(), n)}
+    return {"use_reentrant": False, **given}
+
+
 def _refuse_outside_the_plan(values: Mapping[str, Any]) -> None:
     for name in _OUTSIDE_THE_PLAN:
         if values[name]:
             raise InputError("arguments.outside_the_plan", got=shown(values[name]), field=name)
     kwargs = values["activation_checkpointing_kwargs"] or {"use_reentrant": False}
-    if values["activation_checkpointing"] and kwargs != {"use_reentrant": False}:
+    known = {"use_reentrant", *_CHECKPOINTING_NAMES}
+    if values["activation_checkpointing"] and (
+        kwargs.get("use_reentrant") is not False or not set(kwargs) <= known
+    ):
         raise InputError(
             "arguments.use_reentrant", got=shown(kwargs), field="activation_checkpointing_kwargs"
         )

@@ -61,6 +61,24 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Which layers are recomputed and where their inputs wait; names are `Trainer`'s."""
+
+    every_n_layers: int = 1
+    """Every n-th layer is checkpointed, the others keep their activations."""
+    offload: bool = False
+    """What is kept for the recomputation waits in pinned host memory."""
+
+    def __post_init__(self) -> None:
+        if self.every_n_layers < 1:
+            raise PlanError(
+                "plan.every_n_layers",
+                got=self.every_n_layers,
+                field="activation_checkpointing_kwargs.every_n_layers",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """What is trained, how, and on how many devices."""
 
@@ -112,6 +130,8 @@ class TrainingPlan:
     fp16: bool = False
     tf32: bool | None = None
     activation_checkpointing: bool = False
+    activation_checkpointing_kwargs: Checkpointing | None = None
+    """None checkpoints every layer on the device; without effect where checkpointing is off."""
     logging_steps: int = 500
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int | None = None

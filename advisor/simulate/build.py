@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from advisor.errors import SimulationError
+from advisor.plan import Checkpointing
 from advisor.simulate import flash, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import find_task
@@ -45,12 +46,22 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     if structure.lora is not None:
         model = _with_adapters(model, structure)
     if structure.activation_checkpointing:
-        model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs={"use_reentrant": False}
-        )
+        _checkpoint(model, structure.checkpointing)
         if structure.lora is not None:
             model.enable_input_require_grads()
     return model
+
+
+def _checkpoint(model: Any, how: Checkpointing) -> None:
+    """As Trainer switches it on."""
+    options: dict[str, Any] = {}
+    if how.every_n_layers > 1:
+        options["every_n_layers"] = how.every_n_layers
+    if how.offload:
+        options["offload"] = True
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False}, **options
+    )
 
 
 def hf_config(config: Mapping[str, Any]) -> Any:

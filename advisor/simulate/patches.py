@@ -31,6 +31,8 @@ class Conditions:
 
     padded: bool
     """The batch holds padding: its mask is not all ones."""
+    cuda: bool = True
+    """The step runs on a card."""
     expand_kv: bool = False
     """K and V heads are repeated before SDPA, as some scripts do."""
 
@@ -55,6 +57,20 @@ def _sdpa(original: Callable[..., Any], conditions: Conditions) -> Callable[...,
         return original(q, k, v, *args, **kwargs)
 
     return scaled_dot_product_attention
+
+
+def _save_on_host(*_args: Any, **_kwargs: Any) -> Any:
+    """save_on_cpu of a card: the tensor is gone until its backward brings it back."""
+    import torch
+
+    def pack(tensor: Any) -> tuple[Any, ...]:
+        return tensor.size(), tensor.stride(), tensor.dtype
+
+    def unpack(packed: tuple[Any, ...]) -> Any:
+        size, stride, dtype = packed
+        return torch.empty_strided(size, stride, dtype=dtype)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def _flash_imports(*_args: Any, **_kwargs: Any) -> tuple[Any, ...]:
@@ -96,6 +112,12 @@ PATCHES = (
         why="asked without a device it means CUDA, where the imitated run has its autocast "
         "(peft's quantised layers cast their input only outside of it)",
         replacement=lambda original, _conditions: lambda device="cpu": original(device),
+    ),
+    Patch(
+        module="transformers.modeling_utils",
+        symbol="save_on_cpu",
+        why="what checkpointing offloads leaves the card; fake CPU tensors would stay",
+        replacement=lambda original, conditions: _save_on_host if conditions.cuda else original,
     ),
     Patch(
         module="transformers.modeling_flash_attention_utils",

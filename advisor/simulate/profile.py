@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from advisor import records
-from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
+from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
@@ -58,6 +58,8 @@ class Structure:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     autocast: Literal["bfloat16", "float16"] | None = None
     activation_checkpointing: bool = False
+    checkpointing: Checkpointing = field(default_factory=Checkpointing)
+    """How, where it is on."""
     optim: str = "adamw_torch_fused"
     optim_args: str | None = None
     optim_target_modules: tuple[str, ...] | str | None = None
@@ -124,6 +126,7 @@ def structure_of(
         attn_implementation=plan.attn_implementation,
         autocast="bfloat16" if plan.bf16 else "float16" if plan.fp16 else None,
         activation_checkpointing=plan.activation_checkpointing,
+        checkpointing=_checkpointing(plan),
         optim=plan.optim,
         optim_args=plan.optim_args,
         optim_target_modules=plan.optim_target_modules,
@@ -137,6 +140,11 @@ def structure_of(
         loop=loop,
         expand_kv=expand_kv,
     )
+
+
+def _checkpointing(plan: TrainingPlan) -> Checkpointing:
+    kwargs = plan.activation_checkpointing_kwargs
+    return kwargs if plan.activation_checkpointing and kwargs else Checkpointing()
 
 
 def with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
     model = build_on_meta(structure, depth)
     recorder = Recorder(structure.compute_capability if structure.device == "cuda" else None)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    conditions = patches.Conditions(padded=structure.padded, expand_kv=structure.expand_kv)
+    conditions = patches.Conditions(
+        padded=structure.padded, cuda=structure.device == "cuda", expand_kv=structure.expand_kv
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(patches.applied(conditions))
         if structure.device == "cuda":

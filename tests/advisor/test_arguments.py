@@ -24,7 +24,7 @@ from advisor.errors import InputError, UnknownNameError
 from advisor.hardware.machine import Machine
 from advisor.locale import Message, sentence
 from advisor.model import ModelDescription
-from advisor.plan import LoraSettings, Quantization, TrainingPlan
+from advisor.plan import Checkpointing, LoraSettings, Quantization, TrainingPlan
 from advisor.recommendation import Advice, Recommendation
 
 DATA = DataDescription(
@@ -195,6 +195,7 @@ def test_arguments_hold_every_field_of_the_plan_that_decides(plan):
                 "dataloader_prefetch_factor",
                 "optim_args",
                 "optim_target_modules",
+                "activation_checkpointing_kwargs",
             )
     for name in ("optim_args", "optim_target_modules"):
         assert (name in values) == (getattr(plan, name) is not None)
@@ -311,6 +312,18 @@ def test_padding_is_assumed_where_a_batch_has_more_than_one_row():
     assert plan_from_arguments({**values, "per_device_train_batch_size": 1}).attention_mask is False
 
 
+def test_how_layers_are_checkpointed_goes_there_and_back():
+    how = Checkpointing(every_n_layers=2, offload=True)
+    plan = TrainingPlan(activation_checkpointing=True, activation_checkpointing_kwargs=how)
+    values = written(plan)
+    assert values["activation_checkpointing_kwargs"] == {
+        "use_reentrant": False,
+        "every_n_layers": 2,
+        "offload": True,
+    }
+    assert plan_from_arguments(values).activation_checkpointing_kwargs == how
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -318,7 +331,10 @@ def test_padding_is_assumed_where_a_batch_has_more_than_one_row():
         {"fsdp": True},
         {"deepspeed": {"train_batch_size": 8}},
         {"attn_implementation": "flex_attention"},
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"offload": True}},
+        {
+            "activation_checkpointing": True,
+            "activation_checkpointing_kwargs": {"use_reentrant": True},
+        },
         {"save_strategy": "best"},
     ],
 )

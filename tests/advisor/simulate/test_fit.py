@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from advisor.plan import LoraSettings, Quantization
+from advisor.plan import Checkpointing, LoraSettings, Quantization
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
 from advisor.simulate.profile import Profile, Structure, canonical_config
@@ -40,6 +40,10 @@ CASES = {
         "lora": LoraSettings(r=4),
         "quantization": Quantization(load_in_8bit=True),
         "dtype": "float16",
+    },
+    "every layer offloaded": {
+        "activation_checkpointing": True,
+        "checkpointing": Checkpointing(offload=True),
     },
     "accumulation, foreach": {"accumulate": True, "optim": "adamw_torch"},
     "single row, eager": {"single_row": True, "attn_implementation": "eager"},
@@ -104,3 +108,30 @@ def test_parent_of_the_worker_holds_no_torch():
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-P", "-c", program], check=True)
+
+
+def test_checkpointing_trades_memory_as_it_says():
+    """Every second layer lies between all and none; what is offloaded leaves the card."""
+    from advisor.simulate.step import record
+
+    def peak(**values):
+        structure = Structure(config=canonical_config(CONFIG), compute_capability=(8, 0), **values)
+        profile = fit(
+            lambda depth, batch, length: record(structure, depth=depth, batch=batch, length=length),
+            depth=7,
+            replicate=True,
+            single_row=False,
+        )
+        found = replay.live(profile, 4, 256, 7).allocated
+        return found, profile.replicated
+
+    none, _ = peak()
+    every, _ = peak(activation_checkpointing=True)
+    second, repeats = peak(
+        activation_checkpointing=True, checkpointing=Checkpointing(every_n_layers=2)
+    )
+    away, _ = peak(activation_checkpointing=True, checkpointing=Checkpointing(offload=True))
+    assert away < every < second < none
+    assert not repeats  # two kinds of layers alternate: all are traced
+    inputs = 7 * 4 * 256 * CONFIG["hidden_size"] * 4
+    assert 0 < every - away <= inputs  # the peak moves to the output layer
