@@ -13,7 +13,7 @@ from advisor import records
 from advisor.errors import PlanError, SimulationError, UnknownNameError
 from advisor.estimate import unknown_memory, with_capacity
 from advisor.memory import MemoryEstimate
-from advisor.plan import LoraSettings, Method, TrainingPlan
+from advisor.plan import DTYPE_BYTES, LoraSettings, Method, TrainingPlan
 from advisor.rules import cadence, learning, precision
 from advisor.rules.facts import Facts
 from advisor.speed import TimeEstimate
@@ -229,6 +229,7 @@ class Search:
         self.pins = pins
         self._estimator = estimator
         self._known: dict[TrainingPlan, Candidate] = {}
+        self._hopeless: list[Method] = []
 
     def candidate(self, plan: TrainingPlan) -> Candidate:
         """Numbers of a plan."""
@@ -250,7 +251,11 @@ class Search:
         return tuple(self._known.values())
 
     def least(self) -> MemoryEstimate | None:
-        """The least memory anything tried needs."""
+        """The least memory anything tried needs; of what was hopeless, the last method's."""
+        if not self._known and self._hopeless:
+            batch = effective_batch(self.facts, self._hopeless[-1], self.pins)
+            micro = micro_batches(batch, self.pins)[-1]
+            self.candidate(self.plan(self._hopeless[-1], micro, True))
         known = [c.memory for c in self.tried() if c.memory.process_bytes is not None]
         return min(known, key=lambda m: m.process_bytes or 0, default=None)
 
@@ -284,6 +289,8 @@ class Search:
 
     def best(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:
         """The plan of the goal: the first method that fits; tight only where nothing else does."""
+        self._hopeless = [method for method in methods if self._is_hopeless(method)]
+        methods = tuple(method for method in methods if method not in self._hopeless)
         for accept in (("fits",), ("fits", "tight")):
             for method in methods:
                 if goal == "smallest":
@@ -293,6 +300,22 @@ class Search:
                 if found is not None:
                     return found
         return None
+
+    def _is_hopeless(self, method: Method) -> bool:
+        """Whether what must lie there at once exceeds what is free, so that no trace is needed.
+
+        Weights; of a full tuning also the gradients and AdamW's two states, all in one dtype.
+        """
+        capacity = self.facts.machine.capacity_bytes()
+        free = min((n for n in (capacity, self.pins.get("memory_ceiling_bytes")) if n), default=0)
+        batch = effective_batch(self.facts, method, self.pins)
+        plan = self.plan(method, micro_batches(batch, self.pins)[-1], True)
+        size = DTYPE_BYTES[plan.dtype]
+        if method == "full":
+            size *= 4 if plan.optim in ("adamw_torch", "adamw_torch_fused") else 2
+        elif method == "qlora":
+            size = 0.5
+        return 0 < free < size * self.facts.model.num_parameters
 
     def _fastest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
         found: list[Candidate] = []

@@ -177,6 +177,22 @@ def test_unknown_and_ill_typed_pins_are_refused_by_name():
         check_pins({"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
 
 
+def test_what_cannot_fit_is_not_traced():
+    facts = facts_on(machine_from_name("Tesla T4"), parameters=8e9)
+    asked = []
+
+    class Watched(Estimator):
+        def memory(self, plan):
+            asked.append(plan.method)
+            return super().memory(plan)
+
+    search = Search(facts, Watched(facts), {})
+    assert search.best(("full", "lora"), "fastest") is None
+    assert asked == []
+    assert search.least().process_bytes > 16e9  # asked for only now
+    assert set(asked) == {"lora"}
+
+
 def test_memory_ceiling_is_a_limit():
     facts = facts_on(machine_from_name("A100-SXM4-80GB"))
     ceiling = 14 * GIB
