@@ -24,7 +24,7 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.

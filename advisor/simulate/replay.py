@@ -70,14 +70,12 @@ def on_cuda(
     allocator = CachingAllocator(capacity_bytes)
     blocks: list[object] = [None] * len(sizes)
     block_sizes = [0] * len(sizes)
-    marks = dict(program.marks)
     allocated: dict[str, int] = {}
     reserved = 0
     malloc, free = allocator.malloc, allocator.free
-    boundaries = [p for p, _ in program.marks]
     events = program.events.tolist()
     start = 0
-    for end in boundaries:
+    for end, label in program.marks:  # two marks may stand at one position
         allocator.peak_allocated = allocator.allocated
         for e in events[start:end]:
             if e >= 0:
@@ -86,7 +84,6 @@ def on_cuda(
                     block_sizes[e] = block.size
             elif sizes[-e - 1]:
                 free(blocks[-e - 1])  # type: ignore[arg-type]
-        label = marks[end]
         if label == EMPTY_CACHE and loading.empties_cache:
             allocator.empty_cache()
         allocated[label] = max(allocated.get(label, 0), allocator.peak_allocated)

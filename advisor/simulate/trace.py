@@ -135,9 +135,10 @@ class Recorder(TorchDispatchMode):
     def _order_deaths(self) -> None:
         """Put deaths that follow each other in the order of their births.
 
-        What frees several storages at once (autocast's cache at its end) does so in an arbitrary
-        order; the allocator ends in the same state whatever the order. Where such a run goes
-        through all layers, each death belongs to its storage's layer.
+        What frees several storages at once (autocast's cache at its end, also that of a
+        checkpoint's recomputation inside a layer) does so in an arbitrary order; the allocator ends
+        in the same state whatever the order. Where such a run goes through all layers, each death
+        belongs to its storage's layer.
         """
         trace = self.trace
         depth = max((a.layer for a in trace.allocations), default=GLOBAL) + 1
@@ -148,13 +149,15 @@ class Recorder(TorchDispatchMode):
                 end < len(trace.events)
                 and trace.events[end] < 0
                 and trace.layers[end] == trace.layers[start]
+                and (end == start or trace.layers[start] == GLOBAL or end not in trace.cuts)
             ):
                 end += 1
-            if end - start > 1 and self.trace.layers[start] == GLOBAL:
+            if end - start > 1:
                 slots = sorted(-e - 1 for e in trace.events[start:end])
                 trace.events[start:end] = [-(slot + 1) for slot in slots]
                 layers = [trace.allocations[slot].layer for slot in slots]
-                if depth > 1 and set(layers) >= set(range(depth)):
+                passes = trace.layers[start] == GLOBAL and depth > 1
+                if passes and set(layers) >= set(range(depth)):
                     trace.layers[start:end] = layers
             start = max(end, start + 1)
 
