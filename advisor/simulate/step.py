@@ -24,7 +24,9 @@ from advisor.simulate.trace import GLOBAL, Recorder, Trace
 Optimizer = torch.optim.Optimizer
 
 
-def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trace:
+def record(
+    structure: Structure, *, depth: int, batch: int, length: int, real: bool = False
+) -> Trace:
     """Record load and two optimizer steps.
 
     Args:
@@ -32,22 +34,21 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
         depth: number of repeated layers to build.
         batch: rows of a micro-batch.
         length: tokens of every row.
+        real: compute on a CPU with real tensors and without a patch: the ground truth of tests.
 
     Raises:
         SimulationError: the model or a method cannot be simulated.
     """
     model = build_on_meta(structure, depth)
     recorder = Recorder(structure.compute_capability if structure.device == "cuda" else None)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    conditions = patches.Conditions(padded=structure.padded, expand_kv=structure.expand_kv)
+    recorder.assume = not real
     with contextlib.ExitStack() as stack:
-        stack.enter_context(patches.applied(conditions))
-        if structure.device == "cuda":
-            assert structure.compute_capability is not None
-            stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
-        stack.enter_context(fake)
+        if not real:
+            _pretend(structure, stack)
         stack.enter_context(torch.device("cpu"))
         materialise(model, recorder, structure)
+        if real:
+            _fill(model)
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
@@ -64,6 +65,25 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
     return recorder.trace
 
 
+def _pretend(structure: Structure, stack: contextlib.ExitStack) -> None:
+    """Fake tensors, patched libraries, and CUDA's operators where the structure is of a card."""
+    conditions = patches.Conditions(padded=structure.padded, expand_kv=structure.expand_kv)
+    stack.enter_context(patches.applied(conditions))
+    if structure.device == "cuda":
+        assert structure.compute_capability is not None
+        stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
+    stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _fill(model: nn.Module) -> None:
+    """Numbers that keep real tensors finite."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.02, 0.02)
+        for buffer in model.buffers():
+            buffer.zero_()
+
+
 def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], dict[str, Any]]:
     """Batches as the collator makes them (int64); a script passes ids and labels alone."""
 
@@ -73,9 +93,12 @@ def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], 
             inputs = {"input_ids": ids, "labels": ids}
             if structure.padded:
                 inputs["attention_mask"] = torch.ones(batch, length, dtype=torch.long)
+                inputs["attention_mask"][:, -1:].zero_()
             return inputs
         mask = torch.ones(batch, length, dtype=torch.long)
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.empty_like(ids)}
+        if structure.padded:
+            mask[:, -1:].zero_()
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
 
     return make
 

@@ -115,6 +115,8 @@ class Recorder(TorchDispatchMode):
         """Optimizer scalars live on the CPU (foreach AdamW's `step`)."""
         self.time_it = False
         """Write kernels down: the steady step only."""
+        self.assume = True
+        """Answer what the program asks of its data as an ordinary batch would; False: ask them."""
         self._slots: dict[int, int] = {}
         self._workspaces: set[str] = set()
         self._closed = False
@@ -263,18 +265,18 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is aten._local_scalar_dense.default:
+        if self.assume and func is aten._local_scalar_dense.default:
             # Python control flow on data: answer as an ordinary batch would (a mask of ones, no
             # packing).
             if args[0].dtype == torch.bool:
                 return True
             if args[0].is_floating_point():
                 return 1.0
-        if func is aten.nonzero.default:  # data-dependent shape: every element is selected
+        if self.assume and func is aten.nonzero.default:  # every element is selected
             result = torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long)
             self.track(result, str(func))
             return result
-        if func in _BOOL_INDEX and any(i is not None and i.dtype == torch.bool for i in args[1]):
+        if self.assume and func in _BOOL_INDEX and _asks_bool(args[1]):
             args = (args[0], _select_everything(args[1]), *args[2:])
         if func in _MATMULS:
             self._workspace()
@@ -400,6 +402,10 @@ def _causal(func: Any, args: Any, kwargs: Any) -> bool:
         if argument.name == "is_causal":
             return bool(args[i] if i < len(args) else kwargs.get("is_causal", False))
     return False
+
+
+def _asks_bool(indices: Any) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 def _select_everything(indices: Any) -> list[Any]:
