@@ -91,7 +91,7 @@ class Estimator:
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
         assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
-        if plan.fp16:
+        if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
         gpu = self._gpu(plan)
         if gpu is None:

@@ -24,7 +24,7 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -119,7 +119,8 @@ def structure_of(
         autocast="bfloat16" if plan.bf16 else "float16" if plan.fp16 else None,
         activation_checkpointing=plan.activation_checkpointing,
         optim=plan.optim,
-        clip=plan.max_grad_norm > 0,
+        # without clipping Trainer still takes the norm, to log it, through the same function
+        clip=plan.max_grad_norm > 0 or loop == "trainer",
         accumulate=plan.gradient_accumulation_steps > 1,
         padded=plan.attention_mask,
         single_row=plan.per_device_train_batch_size == 1,

@@ -6,6 +6,7 @@ zero_grad. It is run twice: the first step creates the optimizer's states, the s
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -49,11 +50,12 @@ def record(
         materialise(model, recorder, structure)
         if real:
             _fill(model)
+        is_script = structure.loop == "script"
+        loop = _script_step if is_script else _TrainerLoop(model, recorder, structure)
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
         optimizer = _optimizer(model, structure)
-        loop = _script_step if structure.loop == "script" else _trainer_step
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, batch, length)
@@ -103,39 +105,105 @@ def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], 
     return make
 
 
-def _trainer_step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    make_batch: Callable[[], dict[str, Any]],
-    recorder: Recorder,
-    structure: Structure,
-    number: int,
-) -> None:
-    """One pass of Trainer._run_epoch's outer loop.
+class _TrainerLoop:
+    """Trainer._run_epoch's outer loop: a call is an update.
 
-    With accumulation two micro-batches stand for any number above one.
+    What its variables hold until they are set again is held here: the old batches while the new
+    ones come, the last loss, the last gradient norm.
     """
-    micro_batches = 2 if structure.accumulate else 1
-    with recorder.in_phase("forward"):
-        batches = [make_batch() for _ in range(micro_batches)]
-        items = sum((b["labels"][..., 1:].ne(-100).sum() for b in batches), torch.zeros(()))
-    loss = None
-    for batch in batches:
+
+    def __init__(self, model: nn.Module, recorder: Recorder, structure: Structure) -> None:
+        self._accepts_items, self._shifts_labels = _loss_facts(model)
+        self._batches: list[dict[str, Any]] = []
+        self._items: torch.Tensor | None = None
+        self._inputs: dict[str, Any] = {}
+        self._loss: torch.Tensor | None = None
+        self._grad_norm: torch.Tensor | None = None
+        self._scaler = _Scaler("cpu") if structure.autocast == "float16" else None
+        with recorder.in_phase("load"):
+            self._total = torch.zeros(())  # tr_loss
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        make_batch: Callable[[], dict[str, Any]],
+        recorder: Recorder,
+        structure: Structure,
+        number: int,
+    ) -> None:
+        """With accumulation two micro-batches stand for any number above one."""
         with recorder.in_phase("forward"):
-            output = model(**batch, num_items_in_batch=items)
-            loss = output["loss"] if isinstance(output, dict) else output[0]
-            del output
-            recorder.layer = GLOBAL
-            recorder.mark(f"forward{number}")
-        loss = _backward(loss, model, recorder, number)
-    with recorder.in_phase("optimizer"):
-        if structure.clip:
-            _clip(model, structure)
-        _update(optimizer, recorder, structure)
-        recorder.mark(f"optimizer{number}")
-        model.zero_grad()
-    recorder.phase = "forward"
-    del loss, batch, batches
+            batches = [make_batch() for _ in range(2 if structure.accumulate else 1)]
+            items = self._count(batches) if self._accepts_items else None
+            self._batches, self._items = batches, items
+            del batches, items
+        for i in range(len(self._batches)):
+            self._inputs = self._batches[i]
+            with recorder.in_phase("forward"):
+                loss = self._forward(model)
+                recorder.layer = GLOBAL
+                recorder.mark(f"forward{number}")
+            self._loss = _backward(loss, model, recorder, number, self._scaled)
+            del loss
+            with recorder.in_phase("backward"):
+                self._total += self._loss
+        with recorder.in_phase("optimizer"):
+            self._grad_norm = None
+            if self._scaler is not None:
+                self._scaler.unscale_(optimizer)
+            self._grad_norm = _clip(model, structure)
+            _update(optimizer, recorder, structure, self._scaler)
+            recorder.mark(f"optimizer{number}")
+            model.zero_grad()
+        recorder.phase = "forward"
+
+    def _count(self, batches: list[dict[str, Any]]) -> torch.Tensor:
+        """Trainer._get_num_items_in_batch on one device."""
+        labels = [b["labels"][..., 1:] if self._shifts_labels else b["labels"] for b in batches]
+        return sum(each.ne(-100).sum() for each in labels) / 1  # type: ignore[return-value]
+
+    def _forward(self, model: nn.Module) -> torch.Tensor:
+        """Trainer.compute_loss."""
+        more = {"num_items_in_batch": self._items} if self._accepts_items else {}
+        output = model(**self._inputs, **more)
+        loss = output["loss"] if isinstance(output, dict) else output[0]
+        if self._accepts_items:
+            loss *= 1  # average_tokens_across_devices, one device
+        return loss
+
+    def _scaled(self, loss: torch.Tensor) -> list[torch.Tensor]:
+        """The losses that live during backward, which starts from the last one.
+
+        Trainer.training_step and Accelerator.backward make them.
+        """
+        if not self._accepts_items:
+            loss = loss / len(self._batches)
+        losses = [loss, loss / 1]  # accelerate's own accumulation, which Trainer leaves at 1
+        return losses if self._scaler is None else [*losses, self._scaler.scale(losses[-1])]
+
+
+class _Scaler(torch.amp.GradScaler):
+    """The scaler of a step in which no gradient overflows."""
+
+    def _maybe_opt_step(self, optimizer: Optimizer, *_args: Any, **_kwargs: Any) -> None:
+        optimizer.step()
+
+
+def _loss_facts(model: nn.Module) -> tuple[bool, bool]:
+    """Whether the model takes num_items_in_batch and whether its loss shifts the labels.
+
+    As Trainer.__init__ finds them.
+    """
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    accepts = getattr(base, "accepts_loss_kwargs", None)
+    if accepts is None:
+        parameters = inspect.signature(base.forward).parameters.values()
+        accepts = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    shifts = LOSS_MAPPING.get(str(getattr(base, "loss_type", None))) is ForCausalLMLoss
+    return accepts, shifts and not getattr(base.config, "is_encoder_decoder", False)
 
 
 def _script_step(
@@ -170,10 +238,16 @@ def _script_step(
 
 
 def _backward(
-    loss: torch.Tensor, model: nn.Module, recorder: Recorder, number: int
+    loss: torch.Tensor,
+    model: nn.Module,
+    recorder: Recorder,
+    number: int,
+    scaled: Callable[[torch.Tensor], list[torch.Tensor]] = lambda loss: [loss],
 ) -> torch.Tensor:
     with recorder.in_phase("backward"):
-        loss.backward()
+        losses = scaled(loss)
+        losses[-1].backward()
+        del losses
         recorder.layer = GLOBAL
         recorder.in_head = False
         recorder.mark(f"backward{number}")
@@ -184,14 +258,25 @@ def _backward(
     return detached
 
 
-def _clip(model: nn.Module, structure: Structure) -> None:
+def _clip(model: nn.Module, structure: Structure) -> torch.Tensor:
     # what clip_grad_norm_ chooses by itself for real tensors of this device
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=structure.device == "cuda")
+    foreach = structure.device == "cuda"
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=foreach)
 
 
-def _update(optimizer: Optimizer, recorder: Recorder, structure: Structure) -> None:
-    recorder.skip_scalars = structure.optim == "adamw_torch"  # foreach keeps `step` on the CPU
-    optimizer.step()
+def _update(
+    optimizer: Optimizer,
+    recorder: Recorder,
+    structure: Structure,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    # foreach keeps `step` on the CPU
+    recorder.skip_scalars = structure.optim == "adamw_torch" and structure.device == "cuda"
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
     recorder.skip_scalars = False
     for state in optimizer.state.values():
         for value in state.values():
@@ -207,7 +292,9 @@ def _optimizer(model: nn.Module, structure: Structure) -> Optimizer:
     """
     from transformers.trainer_pt_utils import get_parameter_names
 
-    kinds: dict[str, Any] = {"adamw_torch": {"foreach": True}, "adamw_torch_fused": {"fused": True}}
+    # what torch chooses by itself for real tensors of this device
+    foreach = {"foreach": structure.device == "cuda"}
+    kinds: dict[str, Any] = {"adamw_torch": foreach, "adamw_torch_fused": {"fused": True}}
     if structure.optim not in kinds:
         raise SimulationError("step.optimizer", optim=structure.optim, kinds=tuple(kinds))
     if structure.loop == "script":

@@ -1,14 +1,27 @@
 """How two recordings are compared."""
 
 import itertools
+from dataclasses import dataclass, field
 
 import pytest
 
 from advisor.simulate.trace import MARK
 
 
-def timeline(trace):
-    """Births with their bytes, deaths and marks after loading, as they can be compared.
+@dataclass(frozen=True)
+class Line:
+    """One event of a recording."""
+
+    what: str
+    """born, dies, or the label of a mark."""
+    number: int = 0
+    """Of the storage; 0 is the first after loading."""
+    num_bytes: int = 0
+    op: str = field(default="", compare=False)
+
+
+def timeline(trace, *, marks=True):
+    """What happens from the end of loading to the mark `end`, as it can be compared.
 
     Two things are made equal, and nothing else. Storages are numbered in the order of their births.
     Deaths that follow each other directly are sorted: what lets go of several storages at once
@@ -16,19 +29,22 @@ def timeline(trace):
     allocator's state after them is the same.
     """
     start = trace.events.index(MARK + trace.marks.index("load"))
+    loaded = sum(0 <= e < MARK for e in trace.events[:start])
     births = [e for e in trace.events if 0 <= e < MARK]
-    number = {slot: i for i, slot in enumerate(births)}
+    number = {slot: i - loaded for i, slot in enumerate(births)}
+    end = trace.events.index(MARK + trace.marks.index("end"))
+    events = [e for e in trace.events[start:end] if marks or e < MARK]
     lines = []
-    for dead, events in itertools.groupby(trace.events[start:], key=lambda e: e < 0):
+    for dead, group in itertools.groupby(events, key=lambda e: e < 0):
         if dead:
-            lines += [("death", n) for n in sorted(number[-e - 1] for e in events)]
+            lines += [Line("dies", n) for n in sorted(number[-e - 1] for e in group)]
             continue
-        for e in events:
+        for e in group:
             if e >= MARK:
-                lines.append(("mark", trace.marks[e - MARK]))
+                lines.append(Line(trace.marks[e - MARK]))
             else:
                 a = trace.allocations[e]
-                lines.append(("birth", number[e], a.num_bytes, a.op))
+                lines.append(Line("born", number[e], a.num_bytes, a.op))
     return lines
 
 
@@ -44,4 +60,8 @@ def first_difference(found, expected):
 @pytest.fixture(scope="session")
 def differ():
     """(trace, trace) -> None where they show the same, else a text."""
-    return lambda found, expected: first_difference(timeline(found), timeline(expected))
+
+    def compare(found, expected, *, marks=True):
+        return first_difference(timeline(found, marks=marks), timeline(expected, marks=marks))
+
+    return compare
