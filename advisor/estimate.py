@@ -93,10 +93,13 @@ class Estimator:
         assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
         if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
+        evaluation = self._evaluation(plan, structure, length)
         gpu = self._gpu(plan)
         if gpu is None:
-            return self._on_cpu(profile, batch, length, depth, assumptions)
-        return self._on_gpu(profile, batch, length, depth, gpu, assumptions, plan.quantization)
+            return self._on_cpu(profile, batch, length, depth, assumptions, evaluation)
+        return self._on_gpu(
+            profile, batch, length, depth, gpu, assumptions, plan.quantization, evaluation
+        )
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -200,6 +203,16 @@ class Estimator:
         capability = None if gpu is None else gpu.compute_capability
         return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
 
+    def _evaluation(
+        self, plan: TrainingPlan, structure: Structure, length: int
+    ) -> replay.Evaluation | None:
+        """The evaluation of a plan that has one; a bare loop is a steady step alone."""
+        if plan.eval_strategy == "no" or structure.loop != "trainer":
+            return None
+        batch = plan.per_device_eval_batch_size
+        profile = self._profile(structure.evaluation(batch))
+        return replay.Evaluation(profile=profile, batch=batch, length=length)
+
     def _profile(self, structure: Structure) -> Profile:
         return self._store.get(structure, self._on_progress)
 
@@ -224,11 +237,12 @@ class Estimator:
         gpu: Gpu,
         assumptions: list[str],
         quantization: Quantization | None,
+        evaluation: replay.Evaluation | None = None,
     ) -> MemoryEstimate:
         capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
         context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
         room = None if capacity is None else max(capacity - context, 0)
-        peaks = _replayed(profile, batch, length, depth, room, quantization)
+        peaks = _replayed(profile, batch, length, depth, room, quantization, evaluation)
         measured_card = gpu.compute_capability == (7, 5)
         low, high = _RESERVED_ERROR[quantization is not None, measured_card]
         allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
@@ -261,19 +275,29 @@ class Estimator:
                 "process_bytes": process,
             },
             capacity_bytes=capacity,
-            verdict=verdict(process[1], capacity),
+            occasions={name: value + context for name, value in peaks.occasions.items()},
             phases=peaks.phases,
             categories=categories,
             assumptions=tuple(assumptions),
-        )
+        ).judged()
 
     def _on_cpu(
-        self, profile: Profile, batch: int, length: int, depth: int, assumptions: list[str]
+        self,
+        profile: Profile,
+        batch: int,
+        length: int,
+        depth: int,
+        assumptions: list[str],
+        evaluation: replay.Evaluation | None = None,
     ) -> MemoryEstimate:
-        peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING)
+        peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING, evaluation)
         baseline = self._baseline
         kept = replay.resident(profile, batch, length, depth) if GLIBC else peaks.allocated
         process = baseline + kept
+        occasions = {name: baseline + value for name, value in peaks.occasions.items()}
+        if evaluation is not None and GLIBC:
+            resident = replay.resident(profile, batch, length, depth, evaluation)
+            occasions["evaluation"] = baseline + resident
         interval = _around(process, 0.08)
         assumptions.append(
             f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."
@@ -290,11 +314,11 @@ class Estimator:
                 "process_bytes": interval,
             },
             capacity_bytes=self._machine.ram_free_bytes,
-            verdict=verdict(interval[1], self._machine.ram_free_bytes),
+            occasions=occasions,
             phases=peaks.phases,
             categories=categories,
             assumptions=tuple(assumptions),
-        )
+        ).judged()
 
     def _context_bytes(self, plan: TrainingPlan) -> int:
         gpu = self._gpu(plan)
@@ -384,14 +408,15 @@ def _replayed(
     depth: int,
     room: int | None,
     quantization: Quantization | None,
+    evaluation: replay.Evaluation | None = None,
 ) -> replay.Peaks:
     """The peaks within `room` bytes, without the limit where that is too little."""
 
     def run(loading: replay.Loading | None) -> replay.Peaks:
         try:
-            return replay.on_cuda(profile, batch, length, depth, room, loading)
+            return replay.on_cuda(profile, batch, length, depth, room, loading, evaluation)
         except OutOfMemoryError:
-            return replay.on_cuda(profile, batch, length, depth, None, loading)
+            return replay.on_cuda(profile, batch, length, depth, None, loading, evaluation)
 
     if quantization is None:
         return run(None)
@@ -445,7 +470,8 @@ def unknown_memory(reason: str, capacity_bytes: int | None) -> MemoryEstimate:
 
 def with_capacity(estimate: MemoryEstimate, capacity_bytes: int | None) -> MemoryEstimate:
     """The same estimate judged against another capacity."""
-    high = estimate.interval.get("process_bytes", (None, None))[1]
     return dataclasses.replace(
-        estimate, capacity_bytes=capacity_bytes, verdict=verdict(high, capacity_bytes)
+        estimate,
+        capacity_bytes=capacity_bytes,
+        verdict=verdict(estimate.high_bytes(), capacity_bytes),
     )

@@ -8,6 +8,7 @@ blocks of a repeated layer stand for any number of layers. So one Profile answer
 length and depth; `Program` is the profile unrolled to one depth.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 6
+FORMAT = 7
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -68,6 +69,22 @@ class Structure:
     loop: Literal["trainer", "script"] = "trainer"
     expand_kv: bool = False
     sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
+    evaluates: bool = False
+    """Batches of Trainer.evaluate instead of steps."""
+
+    def evaluation(self, batch: int) -> "Structure":
+        """Of the evaluation with batches of so many rows.
+
+        Without what only training sees, so that many plans share it.
+        """
+        return dataclasses.replace(
+            self,
+            activation_checkpointing=False,
+            optim=Structure.optim,
+            accumulate=False,
+            single_row=batch == 1,
+            evaluates=True,
+        )
 
     def config_dict(self) -> dict[str, Any]:
         """The config as a dict."""

@@ -6,7 +6,6 @@ zero_grad. It is run twice: the first step creates the optimizer's states, the s
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -18,7 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from advisor.errors import SimulationError
 from advisor.simulate import cuda, patches
 from advisor.simulate.build import build_on_meta, find_layers
+from advisor.simulate.evaluation import evaluate
 from advisor.simulate.loading import materialise
+from advisor.simulate.losses import LossRules
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
 
@@ -28,7 +29,7 @@ Optimizer = torch.optim.Optimizer
 def record(
     structure: Structure, *, depth: int, batch: int, length: int, real: bool = False
 ) -> Trace:
-    """Record load and two optimizer steps.
+    """Record load and two optimizer steps, or two batches of an evaluation.
 
     Args:
         structure: what is trained and how.
@@ -59,6 +60,9 @@ def record(
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, batch, length)
+        if structure.evaluates:
+            evaluate(model, make_batch, recorder)
+            return recorder.trace
         for number in range(2):
             recorder.time_it = number == 1
             loop(model, optimizer, make_batch, recorder, structure, number)
@@ -113,7 +117,7 @@ class _TrainerLoop:
     """
 
     def __init__(self, model: nn.Module, recorder: Recorder, structure: Structure) -> None:
-        self._accepts_items, self._shifts_labels = _loss_facts(model)
+        self._rules = LossRules.of(model)
         self._batches: list[dict[str, Any]] = []
         self._items: torch.Tensor | None = None
         self._inputs: dict[str, Any] = {}
@@ -135,13 +139,13 @@ class _TrainerLoop:
         """With accumulation two micro-batches stand for any number above one."""
         with recorder.in_phase("forward"):
             batches = [make_batch() for _ in range(2 if structure.accumulate else 1)]
-            items = self._count(batches) if self._accepts_items else None
+            items = self._rules.count(batches)
             self._batches, self._items = batches, items
             del batches, items
         for i in range(len(self._batches)):
             self._inputs = self._batches[i]
             with recorder.in_phase("forward"):
-                loss = self._forward(model)
+                loss = self._rules.compute(model, self._inputs, self._items)[0]
                 recorder.layer = GLOBAL
                 recorder.mark(f"forward{number}")
             self._loss = _backward(loss, model, recorder, number, self._scaled)
@@ -158,26 +162,12 @@ class _TrainerLoop:
             model.zero_grad()
         recorder.phase = "forward"
 
-    def _count(self, batches: list[dict[str, Any]]) -> torch.Tensor:
-        """Trainer._get_num_items_in_batch on one device."""
-        labels = [b["labels"][..., 1:] if self._shifts_labels else b["labels"] for b in batches]
-        return sum(each.ne(-100).sum() for each in labels) / 1  # type: ignore[return-value]
-
-    def _forward(self, model: nn.Module) -> torch.Tensor:
-        """Trainer.compute_loss."""
-        more = {"num_items_in_batch": self._items} if self._accepts_items else {}
-        output = model(**self._inputs, **more)
-        loss = output["loss"] if isinstance(output, dict) else output[0]
-        if self._accepts_items:
-            loss *= 1  # average_tokens_across_devices, one device
-        return loss
-
     def _scaled(self, loss: torch.Tensor) -> list[torch.Tensor]:
         """The losses that live during backward, which starts from the last one.
 
         Trainer.training_step and Accelerator.backward make them.
         """
-        if not self._accepts_items:
+        if not self._rules.accepts_items:
             loss = loss / len(self._batches)
         losses = [loss, loss / 1]  # accelerate's own accumulation, which Trainer leaves at 1
         return losses if self._scaler is None else [*losses, self._scaler.scale(losses[-1])]
@@ -188,22 +178,6 @@ class _Scaler(torch.amp.GradScaler):
 
     def _maybe_opt_step(self, optimizer: Optimizer, *_args: Any, **_kwargs: Any) -> None:
         optimizer.step()
-
-
-def _loss_facts(model: nn.Module) -> tuple[bool, bool]:
-    """Whether the model takes num_items_in_batch and whether its loss shifts the labels.
-
-    As Trainer.__init__ finds them.
-    """
-    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
-
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    accepts = getattr(base, "accepts_loss_kwargs", None)
-    if accepts is None:
-        parameters = inspect.signature(base.forward).parameters.values()
-        accepts = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    shifts = LOSS_MAPPING.get(str(getattr(base, "loss_type", None))) is ForCausalLMLoss
-    return accepts, shifts and not getattr(base.config, "is_encoder_decoder", False)
 
 
 def _script_step(

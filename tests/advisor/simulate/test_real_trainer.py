@@ -181,6 +181,73 @@ def imitated_steps(plan, config):
     return record(structure_of(plan, config, None), depth=DEPTH, batch=BATCH, length=LENGTH)
 
 
+class Batches(list):
+    """A loader of two batches, fetched outside of the recording, none kept."""
+
+    dataset = rows(2 * BATCH)
+    batch_size = BATCH
+
+    def __init__(self, recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __iter__(self):
+        for _ in range(2):
+            batch = None
+            with _disable_current_modes():
+                batch = collate(rows(BATCH))
+            for tensor in batch.values():  # here they come onto the device
+                self.recorder.track(tensor, "batch")
+            yield batch
+
+    def __len__(self):
+        return 2
+
+
+class RecordedEvaluation(transformers.Trainer):
+    recorder: Recorder
+
+    def get_eval_dataloader(self, *_args):
+        return Batches(self.recorder)
+
+
+class StopAfterTheSecondBatch(transformers.TrainerCallback):
+    def __init__(self, recorder):
+        self.recorder, self.seen = recorder, 0
+
+    def on_prediction_step(self, *_args, **_others):
+        self.seen += 1
+        if self.seen == 2:
+            self.recorder.mark("end")
+            self.recorder.close()
+
+
+def real_evaluation(plan, folder):
+    recorder = Recorder(None)
+    recorder.assume, recorder.phase = False, "forward"
+    trainer = RecordedEvaluation(
+        model=build(plan, LLAMA),
+        args=arguments(plan, folder, per_device_eval_batch_size=BATCH),
+        eval_dataset=Batches.dataset,
+        callbacks=[StopAfterTheSecondBatch(recorder)],
+    )
+    trainer.recorder = recorder
+    for parameter in trainer.model.parameters():
+        recorder.track(parameter, "load")
+    recorder.mark("load")
+    with recorder:
+        trainer.evaluate()
+    return recorder.trace
+
+
+@pytest.mark.parametrize("way", ["plain", "autocast", "lora", "lora-checkpointing-autocast"])
+def test_the_evaluation_is_the_real_trainers(way, tmp_path, differ):
+    plan = plan_of(way)
+    structure = structure_of(plan, LLAMA, None).evaluation(BATCH)
+    found = record(structure, depth=DEPTH, batch=BATCH, length=LENGTH)
+    assert differ(found, real_evaluation(plan, tmp_path), marks=False) is None
+
+
 def plan_of(way):
     values = PLAIN | WAYS[way]
     if values.get("fp16"):  # a plan refuses it on a CPU; the structure is still that of a CPU
