@@ -7,8 +7,6 @@ import dataclasses
 import itertools
 import json
 import math
-import statistics
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,39 +18,19 @@ from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.home import cache_dir
-from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, Verdict, verdict
+from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
 from advisor.model import ModelDescription
-from advisor.plan import Quantization, TrainingPlan
+from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
+from advisor.plan import TrainingPlan
 from advisor.simulate import replay
-from advisor.simulate.allocator import OutOfMemoryError
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
-from advisor.units import MIB
 from advisor.versions import installed
 
-CPU_ROUNDING = 64
-"""Bytes a CPU tensor is aligned to (c10/core/alignment.h)."""
-GLIBC = sys.platform == "linux"
-"""Whether malloc is the one heap.py models; elsewhere the live bytes stand for what is resident."""
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
-
-# CUDA context of a process outside the caching allocator, bytes: (middle, half width, where from).
-_CONTEXTS = {
-    (7, 5): (int(140.875 * MIB), MIB, "measured on 69 Tesla T4 runs, torch 2.10 to 2.14"),
-    (8, 0): (480 * MIB, 120 * MIB, "measured on an A100 with lazy loading, torch 2.1"),
-}
-# Half widths around the point, from the error table: (below, above) for (quantised, measured card).
-_ALLOCATED_ERROR = {True: 0.003, False: 0.01}
-_RESERVED_ERROR = {
-    (False, True): (0.006, 0.006),
-    (False, False): (0.02, 0.02),
-    (True, True): (0.018, 0.059),
-    (True, False): (0.03, 0.08),
-}
-_UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
 
 
 class Estimator:
@@ -99,15 +77,20 @@ class Estimator:
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
         assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
-        if plan.fp16:
+        if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
-        learned = self._known_of(plan)
-        gpu = self._gpu(plan)
-        if gpu is None:
-            return self._on_cpu(profile, batch, length, depth, assumptions, learned)
-        return self._on_gpu(
-            profile, batch, length, depth, gpu, assumptions, plan.quantization, learned, expandable
+        asked = Asked(
+            profile=profile,
+            batch=batch,
+            length=length,
+            depth=depth,
+            assumptions=tuple(assumptions),
+            quantization=plan.quantization,
+            evaluation=self._evaluation(plan, structure, length),
+            learned=self._known_of(plan),
+            expandable=expandable,
         )
+        return self._peaks(asked, plan)
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -132,7 +115,7 @@ class Estimator:
         low, high = 1 / (1 + error), 1 + error
         assumptions = [rates.assumption]
         if learned.speed_ratios:
-            low, high = _spread([1 / r * speed for r in learned.speed_ratios], 0.1)
+            low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
         total = num_steps = None
         if data is not None:
@@ -186,13 +169,15 @@ class Estimator:
         structure = dataclasses.replace(self._structure(plan), single_row=False)
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
-        gpu = self._gpu(plan)
-        if gpu is None:
-            memory = self._on_cpu(profile, batch, length, depth, [], self._known_of(plan))
-        else:
-            memory = self._on_gpu(
-                profile, batch, length, depth, gpu, [], plan.quantization, self._known_of(plan)
-            )
+        asked = Asked(
+            profile=profile,
+            batch=batch,
+            length=length,
+            depth=depth,
+            quantization=plan.quantization,
+            learned=self._known_of(plan),
+        )
+        memory = self._peaks(asked, plan)
         rates = self._rates(plan)
         if rates is None:
             return memory, None
@@ -230,6 +215,16 @@ class Estimator:
         capability = None if gpu is None else gpu.compute_capability
         return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
 
+    def _evaluation(
+        self, plan: TrainingPlan, structure: Structure, length: int
+    ) -> replay.Evaluation | None:
+        """The evaluation of a plan that has one; a bare loop is a steady step alone."""
+        if plan.eval_strategy == "no" or structure.loop != "trainer":
+            return None
+        batch = plan.per_device_eval_batch_size
+        profile = self._profile(structure.evaluation(batch))
+        return replay.Evaluation(profile=profile, batch=batch, length=length)
+
     def _profile(self, structure: Structure) -> Profile:
         return self._store.get(structure, self._on_progress)
 
@@ -245,112 +240,17 @@ class Estimator:
         multiple = plan.pad_to_multiple_of() or 1
         return math.ceil(longest / multiple) * multiple
 
-    def _on_gpu(
-        self,
-        profile: Profile,
-        batch: int,
-        length: int,
-        depth: int,
-        gpu: Gpu,
-        assumptions: list[str],
-        quantization: Quantization | None,
-        learned: Learned,
-        expandable: bool = False,
-    ) -> MemoryEstimate:
-        capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
-        context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
-        if learned.contexts:
-            context = int(statistics.median(learned.contexts))
-            spread = max(max(learned.contexts) - context, context - min(learned.contexts), MIB)
-            source = f"measured by {len(learned.contexts)} of your runs"
-        room = None if capacity is None else max(capacity - context, 0)
-        peaks = _replayed(profile, batch, length, depth, room, quantization, expandable)
-        measured_card = gpu.compute_capability == (7, 5)
-        low, high = _RESERVED_ERROR[quantization is not None, measured_card]
-        allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
-        reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
-        process = (reserved[0] + context - spread, reserved[1] + context + spread)
-        if peaks.num_retries:
-            assumptions.append(
-                "The allocator has to return its cache to stay within the free memory: slower."
-            )
-        assumptions.append(f"CUDA context {context / MIB:,.0f} MiB, {source}.")
-        if quantization is not None:
-            assumptions.append(
-                "What loading leaves in the allocator's cache differs between versions of "
-                "transformers: of three ways to load, the middle is told."
-            )
-        if quantization is not None and quantization.load_in_8bit:
-            assumptions.append("int8: no outlier columns; never measured.")
-        if not measured_card:
-            assumptions.append("Simulated; the error table has no measured run of this card yet.")
-        categories = dict(peaks.categories)
-        categories["context"] = context
-        categories["fragmentation"] = peaks.reserved - peaks.allocated
-        return MemoryEstimate(
-            allocated_bytes=peaks.allocated,
-            reserved_bytes=peaks.reserved,
-            process_bytes=peaks.reserved + context,
-            interval={
-                "allocated_bytes": allocated,
-                "reserved_bytes": reserved,
-                "process_bytes": process,
-            },
-            capacity_bytes=capacity,
-            verdict=_after_failures(verdict(process[1], capacity), learned, assumptions),
-            phases=peaks.phases,
-            categories=categories,
-            assumptions=tuple(assumptions),
-        )
-
-    def _on_cpu(
-        self,
-        profile: Profile,
-        batch: int,
-        length: int,
-        depth: int,
-        assumptions: list[str],
-        learned: Learned,
-    ) -> MemoryEstimate:
-        peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING)
-        baseline = self._baseline
-        kept = replay.resident(profile, batch, length, depth) if GLIBC else peaks.allocated
-        kept = round(kept * learned.memory())
-        process = baseline + kept
-        interval = _around(process, 0.08)
-        if learned.memory_ratios:
-            low, high = _spread([r / learned.memory() for r in learned.memory_ratios], 0.04)
-            interval = (math.floor(baseline + kept * low), math.ceil(baseline + kept * high))
-            assumptions.append(
-                f"What malloc keeps: from {len(learned.memory_ratios)} of your runs."
-            )
-        assumptions.append(
-            f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."
-        )
-        categories = dict(peaks.categories)
-        categories["context"] = baseline
-        categories["fragmentation"] = kept - peaks.allocated
-        return MemoryEstimate(
-            allocated_bytes=peaks.allocated,
-            reserved_bytes=None,
-            process_bytes=process,
-            interval={
-                "allocated_bytes": _around(peaks.allocated, 0.01),
-                "process_bytes": interval,
-            },
-            capacity_bytes=self._machine.ram_free_bytes,
-            verdict=verdict(interval[1], self._machine.ram_free_bytes),
-            phases=peaks.phases,
-            categories=categories,
-            correction=learned.memory(),
-            assumptions=tuple(assumptions),
-        )
+    def _peaks(self, asked: Asked, plan: TrainingPlan) -> MemoryEstimate:
+        gpu = self._gpu(plan)
+        if gpu is None:
+            return on_cpu(asked, self._baseline, self._machine.ram_free_bytes)
+        return on_gpu(asked, gpu)
 
     def _context_bytes(self, plan: TrainingPlan) -> int:
         gpu = self._gpu(plan)
         if gpu is None:
             return self._baseline
-        return _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)[0]
+        return context_of(gpu, self._known_of(plan))[0]
 
     @cached_property
     def _baseline(self) -> int:
@@ -427,54 +327,6 @@ class Estimator:
         return position, {p: float(e) for p, e in zip(PHASES, edges[:-1], strict=True)}
 
 
-def _replayed(
-    profile: Profile,
-    batch: int,
-    length: int,
-    depth: int,
-    room: int | None,
-    quantization: Quantization | None,
-    expandable: bool,
-) -> replay.Peaks:
-    """The peaks within `room` bytes, without the limit where that is too little."""
-
-    def run(loading: replay.Loading | None) -> replay.Peaks:
-        try:
-            return replay.on_cuda(
-                profile, batch, length, depth, room, loading, expandable=expandable
-            )
-        except OutOfMemoryError:
-            return replay.on_cuda(
-                profile, batch, length, depth, None, loading, expandable=expandable
-            )
-
-    if quantization is None:
-        return run(None)
-    ways = replay.LOADINGS[4 if quantization.load_in_4bit else 8]
-    return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
-
-
-def _spread(ratios: list[float], least: float) -> tuple[float, float]:
-    """Low and high factor around the middle of the ratios: as far as they went, at least `least`.
-
-    One run says little, so half of the default width is kept until there are several.
-    """
-    margin = least * (1 + 2 / len(ratios))
-    return min(ratios) * (1 - margin), max(ratios) * (1 + margin)
-
-
-def _after_failures(found: Verdict, learned: Learned, assumptions: list[str]) -> Verdict:
-    """What was said to fit and did not is tight at best."""
-    if not learned.num_out_of_memory:
-        return found
-    assumptions.append(f"{learned.num_out_of_memory} of your runs like this ran out of memory.")
-    return "tight" if found == "fits" else found
-
-
-def _around(value: int, share: float) -> tuple[int, int]:
-    return math.floor(value * (1 - share)), math.ceil(value * (1 + share))
-
-
 def _thin(total: Any, points: int) -> np.ndarray:
     """Positions to keep.
 
@@ -517,7 +369,8 @@ def unknown_memory(reason: str, capacity_bytes: int | None) -> MemoryEstimate:
 
 def with_capacity(estimate: MemoryEstimate, capacity_bytes: int | None) -> MemoryEstimate:
     """The same estimate judged against another capacity."""
-    high = estimate.interval.get("process_bytes", (None, None))[1]
     return dataclasses.replace(
-        estimate, capacity_bytes=capacity_bytes, verdict=verdict(high, capacity_bytes)
+        estimate,
+        capacity_bytes=capacity_bytes,
+        verdict=verdict(estimate.high_bytes(), capacity_bytes),
     )

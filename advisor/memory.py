@@ -1,6 +1,6 @@
 """MemoryEstimate: the simulated peak of a plan on a device, and what it is made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Verdict = Literal["fits", "tight", "does_not_fit", "unknown"]
@@ -42,8 +42,24 @@ class MemoryEstimate:
     """Bytes at the peak by category (keys of CATEGORIES); their sum is process_bytes."""
     correction: float = 1.0
     """Factor on what is not context, learned from this machine's runs; divide to undo it."""
+    occasions: dict[str, int] = field(default_factory=dict)
+    """Process bytes reached outside the steady step: load, first_step, evaluation if there is one.
+
+    Each counts what was kept from those before it; the verdict follows the highest.
+    """
     assumptions: tuple[str, ...] = ()
     """What the number rests on, one sentence each."""
+
+    def judged(self) -> "MemoryEstimate":
+        """The same with the verdict that its own capacity gives."""
+        return replace(self, verdict=verdict(self.high_bytes(), self.capacity_bytes))
+
+    def high_bytes(self) -> int | None:
+        """Upper end of what the process takes at any time of the run."""
+        if self.process_bytes is None or "process_bytes" not in self.interval:
+            return None
+        beyond = max(self.occasions.values(), default=0) - self.process_bytes
+        return self.interval["process_bytes"][1] + max(beyond, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,6 +148,7 @@ def _out(memory: MemoryEstimate, duration: TimeEstimate, elapsed: float) -> dict
         "verdict": memory.verdict,
         "phases": memory.phases,
         "categories": memory.categories,
+        "occasions": memory.occasions,
         "step_seconds": duration.step_seconds,
         "tokens_per_second": duration.tokens_per_second,
         "assumptions": [*memory.assumptions, *duration.assumptions],

@@ -8,6 +8,7 @@ blocks of a repeated layer stand for any number of layers. So one Profile answer
 length and depth; `Program` is the profile unrolled to one depth.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 5
+FORMAT = 8
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -76,6 +77,22 @@ class Structure:
     loop: Literal["trainer", "script"] = "trainer"
     expand_kv: bool = False
     sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
+    evaluates: bool = False
+    """Batches of Trainer.evaluate instead of steps."""
+
+    def evaluation(self, batch: int) -> "Structure":
+        """Of the evaluation with batches of so many rows.
+
+        Without what only training sees, so that many plans share it.
+        """
+        return dataclasses.replace(
+            self,
+            activation_checkpointing=False,
+            optim=Structure.optim,
+            accumulate=False,
+            single_row=batch == 1,
+            evaluates=True,
+        )
 
     def config_dict(self) -> dict[str, Any]:
         """The config as a dict."""
@@ -131,7 +148,8 @@ def structure_of(
         optim_args=plan.optim_args,
         optim_target_modules=plan.optim_target_modules,
         weight_decay=plan.weight_decay > 0 and plan.optim in DECAY_ALLOCATES,
-        clip=plan.max_grad_norm > 0,
+        # without clipping Trainer still takes the norm, to log it, through the same function
+        clip=plan.max_grad_norm > 0 or loop == "trainer",
         accumulate=plan.gradient_accumulation_steps > 1,
         padded=plan.attention_mask,
         single_row=plan.per_device_train_batch_size == 1,

@@ -27,6 +27,40 @@ class Peaks:
     """Allocated bytes at the peak by category; their sum is `allocated`."""
     num_retries: int
     """How often the cache had to be emptied to stay within the capacity."""
+    occasions: dict[str, int]
+    """Highest reserved (on a CPU: live) bytes in OCCASIONS, each after those before it."""
+
+
+OCCASIONS = ("load", "first_step", "evaluation")
+"""What a run does besides its steady step; evaluation where one was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Batches of an evaluation, to be replayed after the steps."""
+
+    profile: Profile
+    batch: int
+    length: int
+
+    def events(self, depth: int) -> tuple[list[int], np.ndarray]:
+        """What happens after loading, and the bytes by slot.
+
+        What never dies is left out: cuBLAS' workspace is there from training, and the last batch
+        adds nothing to what the others took.
+        """
+        program = self.profile.program(depth)
+        sizes = self.profile.sizes(self.batch, self.length, depth)[program.template]
+        loaded = next(position for position, label in program.marks if label == "load")
+        events = program.events[loaded:].tolist()
+        born = {e for e in events if e >= 0}
+        workspaces = {e for e in born if program.categories[e] == _WORKSPACE}
+        workspaces -= {-e - 1 for e in events if e < 0}
+        events = [e for e in events if (e if e >= 0 else -e - 1) in born - workspaces]
+        return events, sizes
+
+
+_WORKSPACE = CATEGORIES.index("workspace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +90,11 @@ def on_cuda(
     depth: int,
     capacity_bytes: int | None = None,
     loading: Loading | None = None,
+    evaluation: Evaluation | None = None,
     *,
     expandable: bool = False,
 ) -> Peaks:
-    """Replay on a GPU whose driver can give `capacity_bytes`.
+    """Replay on a GPU whose driver can give `capacity_bytes`; an evaluation follows the steps.
 
     Args:
         profile: the recorded step.
@@ -68,6 +103,7 @@ def on_cuda(
         depth: repeated layers.
         capacity_bytes: None is without limit.
         loading: how a quantised model came onto the card.
+        evaluation: follows the steps.
         expandable: the allocator runs with expandable_segments:True.
 
     Raises:
@@ -81,14 +117,12 @@ def on_cuda(
     allocator = (ExpandableAllocator if expandable else CachingAllocator)(capacity_bytes)
     blocks: list[object] = [None] * len(sizes)
     block_sizes = [0] * len(sizes)
-    marks = dict(program.marks)
     allocated: dict[str, int] = {}
-    reserved = 0
+    reserved: dict[str, int] = {}
     malloc, free = allocator.malloc, allocator.free
-    boundaries = [p for p, _ in program.marks]
     events = program.events.tolist()
     start = 0
-    for end in boundaries:
+    for end, label in program.marks:  # two marks may stand at one position
         allocator.peak_allocated = allocator.allocated
         for e in events[start:end]:
             if e >= 0:
@@ -97,21 +131,36 @@ def on_cuda(
                     block_sizes[e] = block.size
             elif sizes[-e - 1]:
                 free(blocks[-e - 1])  # type: ignore[arg-type]
-        label = marks[end]
         if label == EMPTY_CACHE and loading.empties_cache:
             allocator.empty_cache()
         allocated[label] = max(allocated.get(label, 0), allocator.peak_allocated)
-        reserved = allocator.peak_reserved
+        reserved[label] = allocator.peak_reserved
         start = end
+    steady = allocator.peak_reserved
+    occasions = {"load": reserved["load"], "first_step": reserved["optimizer0"]}
+    if evaluation is not None:
+        _run(allocator, *evaluation.events(depth))
+        occasions["evaluation"] = allocator.peak_reserved
     phases = {phase: allocated[f"{phase}1"] for phase in PHASES}
     peak = max(phases.values())
     return Peaks(
         allocated=peak,
-        reserved=reserved,
+        reserved=steady,
         phases=phases,
         categories=_at_peak(program, np.array(block_sizes, dtype=np.int64)),
         num_retries=allocator.num_retries,
+        occasions=occasions,
     )
+
+
+def _run(allocator: CachingAllocator, events: list[int], sizes: np.ndarray) -> None:
+    blocks: dict[int, object] = {}
+    for e in events:
+        if e < 0:
+            if -e - 1 in blocks:
+                allocator.free(blocks.pop(-e - 1))  # type: ignore[arg-type]
+        elif sizes[e]:
+            blocks[e] = allocator.malloc(int(sizes[e]))
 
 
 def _resize_warm_up(
@@ -125,7 +174,14 @@ def _resize_warm_up(
     sizes[row] = temporaries.warm_up(elements, bits, others)[0] if bits else 0
 
 
-def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = ROUNDING) -> Peaks:
+def live(
+    profile: Profile,
+    batch: int,
+    length: int,
+    depth: int,
+    rounding: int = ROUNDING,
+    evaluation: Evaluation | None = None,
+) -> Peaks:
     """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's."""
     program = profile.program(depth)
     blocks = _rounded(profile, program, batch, length, rounding)
@@ -135,17 +191,32 @@ def live(profile: Profile, batch: int, length: int, depth: int, rounding: int = 
         start, end = program.window(f"{phase}1")
         phases[phase] = int(levels[max(start - 1, 0) : end].max())
     peak = max(phases.values())
+    places = {label: position for position, label in program.marks}
+    load, first = (int(levels[: places[name]].max()) for name in ("load", "optimizer0"))
+    occasions = {"load": load, "first_step": first}
+    if evaluation is not None:
+        events, sizes = evaluation.events(depth)
+        rounded = (sizes + rounding - 1) // rounding * rounding
+        deltas = [rounded[e] if e >= 0 else -rounded[-e - 1] for e in events]
+        occasions["evaluation"] = int(levels[-1] + max(np.cumsum(deltas).max(), 0))
     return Peaks(
         allocated=peak,
         reserved=peak,
         phases=phases,
         categories=_at_peak(program, blocks),
         num_retries=0,
+        occasions=occasions,
     )
 
 
-def resident(profile: Profile, batch: int, length: int, depth: int) -> int:
-    """Peak of what malloc keeps resident on a CPU, over load and two steps; bytes."""
+def resident(
+    profile: Profile,
+    batch: int,
+    length: int,
+    depth: int,
+    evaluation: Evaluation | None = None,
+) -> int:
+    """Peak of what malloc keeps resident on a CPU: load, two steps, an evaluation; bytes."""
     program = profile.program(depth)
     sizes = profile.sizes(batch, length, depth)[program.template].tolist()
     heap, chunks = Heap(), {}
@@ -154,6 +225,13 @@ def resident(profile: Profile, batch: int, length: int, depth: int) -> int:
             chunks[e] = heap.malloc(sizes[e])
         else:
             heap.free(chunks.pop(-e - 1))
+    if evaluation is not None:
+        events, later = evaluation.events(depth)
+        for e in events:
+            if e >= 0:
+                chunks[e] = heap.malloc(int(later[e]))
+            else:
+                heap.free(chunks.pop(-e - 1))
     return heap.peak_resident
 
 

@@ -16,52 +16,78 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.simulate import cuda, optimizers, patches
 from advisor.simulate.build import build_on_meta, find_layers
+from advisor.simulate.evaluation import evaluate
 from advisor.simulate.loading import materialise
+from advisor.simulate.losses import LossRules
 from advisor.simulate.optimizers import Prepared
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
 
 
-def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trace:
-    """Record load and two optimizer steps.
+def record(
+    structure: Structure, *, depth: int, batch: int, length: int, real: bool = False
+) -> Trace:
+    """Record load and two optimizer steps, or two batches of an evaluation.
 
     Args:
         structure: what is trained and how.
         depth: number of repeated layers to build.
         batch: rows of a micro-batch.
         length: tokens of every row.
+        real: compute on a CPU with real tensors and without a patch: the ground truth of tests.
 
     Raises:
         SimulationError: the model or a method cannot be simulated.
     """
     model = build_on_meta(structure, depth)
     recorder = Recorder(structure.compute_capability if structure.device == "cuda" else None)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    conditions = patches.Conditions(
-        padded=structure.padded, cuda=structure.device == "cuda", expand_kv=structure.expand_kv
-    )
+    recorder.assume = not real
     with contextlib.ExitStack() as stack:
-        stack.enter_context(patches.applied(conditions))
-        if structure.device == "cuda":
-            assert structure.compute_capability is not None
-            stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
-        stack.enter_context(fake)
+        if not real:
+            _pretend(structure, stack)
         stack.enter_context(torch.device("cpu"))
         materialise(model, recorder, structure)
+        if real:
+            _fill(model)
+        is_script = structure.loop == "script"
+        loop = _script_step if is_script else _TrainerLoop(model, recorder, structure)
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
-        optimizer = _optimizer(model, recorder, structure)
-        loop = _script_step if structure.loop == "script" else _trainer_step
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, batch, length)
+        if structure.evaluates:
+            evaluate(model, make_batch, recorder)
+            return recorder.trace
+        prepared = _optimizer(model, recorder, structure)
         for number in range(2):
             recorder.time_it = number == 1
-            loop(model, optimizer, make_batch, recorder, structure, number)
+            loop(model, prepared, make_batch, recorder, structure, number)
         recorder.mark("end")
         recorder.close()
     return recorder.trace
+
+
+def _pretend(structure: Structure, stack: contextlib.ExitStack) -> None:
+    """Fake tensors, patched libraries, and CUDA's operators where the structure is of a card."""
+    conditions = patches.Conditions(
+        padded=structure.padded, cuda=structure.device == "cuda", expand_kv=structure.expand_kv
+    )
+    stack.enter_context(patches.applied(conditions))
+    if structure.device == "cuda":
+        assert structure.compute_capability is not None
+        stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
+    stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _fill(model: nn.Module) -> None:
+    """Numbers that keep real tensors finite."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.02, 0.02)
+        for buffer in model.buffers():
+            buffer.zero_()
 
 
 def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], dict[str, Any]]:
@@ -73,51 +99,92 @@ def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], 
             inputs = {"input_ids": ids, "labels": ids}
             if structure.padded:
                 inputs["attention_mask"] = torch.ones(batch, length, dtype=torch.long)
+                inputs["attention_mask"][:, -1:].zero_()
             return inputs
         mask = torch.ones(batch, length, dtype=torch.long)
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.empty_like(ids)}
+        if structure.padded:
+            mask[:, -1:].zero_()
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
 
     return make
 
 
-def _trainer_step(
-    model: nn.Module,
-    optimizer: Prepared,
-    make_batch: Callable[[], dict[str, Any]],
-    recorder: Recorder,
-    structure: Structure,
-    number: int,
-) -> None:
-    """One pass of Trainer._run_epoch's outer loop.
+class _TrainerLoop:
+    """Trainer._run_epoch's outer loop: a call is an update.
 
-    With accumulation two micro-batches stand for any number above one.
+    What its variables hold until they are set again is held here: the old batches while the new
+    ones come, the last loss, the last gradient norm.
     """
-    micro_batches = 2 if structure.accumulate else 1
-    with recorder.in_phase("forward"):
-        batches = [make_batch() for _ in range(micro_batches)]
-        items = sum((b["labels"][..., 1:].ne(-100).sum() for b in batches), torch.zeros(()))
-    loss = None
-    for batch in batches:
+
+    def __init__(self, model: nn.Module, recorder: Recorder, structure: Structure) -> None:
+        self._rules = LossRules.of(model)
+        self._batches: list[dict[str, Any]] = []
+        self._items: torch.Tensor | None = None
+        self._inputs: dict[str, Any] = {}
+        self._loss: torch.Tensor | None = None
+        self._grad_norm: torch.Tensor | None = None
+        self._scaler = _Scaler("cpu") if structure.autocast == "float16" else None
+        with recorder.in_phase("load"):
+            self._total = torch.zeros(())  # tr_loss
+
+    def __call__(
+        self,
+        model: nn.Module,
+        prepared: Prepared,
+        make_batch: Callable[[], dict[str, Any]],
+        recorder: Recorder,
+        structure: Structure,
+        number: int,
+    ) -> None:
+        """With accumulation two micro-batches stand for any number above one."""
         with recorder.in_phase("forward"):
-            output = model(**batch, num_items_in_batch=items)
-            loss = output["loss"] if isinstance(output, dict) else output[0]
-            del output
-            recorder.layer = GLOBAL
-            recorder.mark(f"forward{number}")
-        loss = _backward(loss, model, recorder, number)
-    with recorder.in_phase("optimizer"):
-        if structure.clip:
-            _clip(model, structure)
-        _update(optimizer, recorder)
-        recorder.mark(f"optimizer{number}")
-        model.zero_grad()
-    recorder.phase = "forward"
-    del loss, batch, batches
+            batches = [make_batch() for _ in range(2 if structure.accumulate else 1)]
+            items = self._rules.count(batches)
+            self._batches, self._items = batches, items
+            del batches, items
+        for i in range(len(self._batches)):
+            self._inputs = self._batches[i]
+            with recorder.in_phase("forward"):
+                loss = self._rules.compute(model, self._inputs, self._items)[0]
+                recorder.layer = GLOBAL
+                recorder.mark(f"forward{number}")
+            self._loss = _backward(loss, model, recorder, number, self._scaled)
+            del loss
+            with recorder.in_phase("backward"):
+                self._total += self._loss
+        with recorder.in_phase("optimizer"):
+            self._grad_norm = None
+            if self._scaler is not None:
+                self._scaler.unscale_(prepared.optimizer)
+            self._grad_norm = _clip(model, structure)
+            _update(prepared, recorder, self._scaler)
+            recorder.mark(f"optimizer{number}")
+            model.zero_grad()
+        recorder.phase = "forward"
+
+    def _scaled(self, loss: torch.Tensor) -> list[torch.Tensor]:
+        """The losses that live during backward, which starts from the last one.
+
+        Trainer.training_step and Accelerator.backward make them.
+        """
+        if not self._rules.accepts_items:
+            loss = loss / len(self._batches)
+        losses = [loss, loss / 1]  # accelerate's own accumulation, which Trainer leaves at 1
+        return losses if self._scaler is None else [*losses, self._scaler.scale(losses[-1])]
+
+
+class _Scaler(torch.amp.GradScaler):
+    """The scaler of a step in which no gradient overflows."""
+
+    def _maybe_opt_step(
+        self, optimizer: torch.optim.Optimizer, *_args: Any, **_kwargs: Any
+    ) -> None:
+        optimizer.step()
 
 
 def _script_step(
     model: nn.Module,
-    optimizer: Prepared,
+    prepared: Prepared,
     make_batch: Callable[[], dict[str, Any]],
     recorder: Recorder,
     structure: Structure,
@@ -131,7 +198,7 @@ def _script_step(
         with recorder.in_phase("forward"):
             model.batch_of_script = make_batch()  # type: ignore[assignment]
     with recorder.in_phase("optimizer"):
-        optimizer.optimizer.zero_grad(set_to_none=True)
+        prepared.optimizer.zero_grad(set_to_none=True)
     with recorder.in_phase("forward"):
         output = model(**model.batch_of_script)  # type: ignore[arg-type]
         recorder.layer = GLOBAL
@@ -140,17 +207,23 @@ def _script_step(
     with recorder.in_phase("optimizer"):
         if structure.clip:
             _clip(model, structure)
-        _update(optimizer, recorder)
+        _update(prepared, recorder)
         recorder.mark(f"optimizer{number}")
     recorder.phase = "forward"
     del output, loss
 
 
 def _backward(
-    loss: torch.Tensor, model: nn.Module, recorder: Recorder, number: int
+    loss: torch.Tensor,
+    model: nn.Module,
+    recorder: Recorder,
+    number: int,
+    scaled: Callable[[torch.Tensor], list[torch.Tensor]] = lambda loss: [loss],
 ) -> torch.Tensor:
     with recorder.in_phase("backward"):
-        loss.backward()
+        losses = scaled(loss)
+        losses[-1].backward()
+        del losses
         recorder.layer = GLOBAL
         recorder.in_head = False
         recorder.mark(f"backward{number}")
@@ -161,14 +234,21 @@ def _backward(
     return detached
 
 
-def _clip(model: nn.Module, structure: Structure) -> None:
+def _clip(model: nn.Module, structure: Structure) -> torch.Tensor:
     # what clip_grad_norm_ chooses by itself for real tensors of this device
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=structure.device == "cuda")
+    foreach = structure.device == "cuda"
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=foreach)
 
 
-def _update(prepared: Prepared, recorder: Recorder) -> None:
+def _update(
+    prepared: Prepared, recorder: Recorder, scaler: torch.amp.GradScaler | None = None
+) -> None:
     with recorder.reading(by_parameter=prepared.by_parameter, skip_scalars=prepared.host_steps):
-        prepared.optimizer.step()
+        if scaler is None:
+            prepared.optimizer.step()
+        else:
+            scaler.step(prepared.optimizer)
+            scaler.update()
     _recategorise_states(prepared, recorder)
 
 

@@ -119,6 +119,8 @@ class Recorder(TorchDispatchMode):
         """The optimizer goes from parameter to parameter: what dies, dies where the program is."""
         self.time_it = False
         """Write kernels down: the steady step only."""
+        self.assume = True
+        """Answer what the program asks of its data as an ordinary batch would; False: ask them."""
         self._slots: dict[int, int] = {}
         self._workspaces: set[str] = set()
         self._closed = False
@@ -140,9 +142,10 @@ class Recorder(TorchDispatchMode):
     def _order_deaths(self) -> None:
         """Put deaths that follow each other in the order of their births.
 
-        What frees several storages at once (autocast's cache at its end) does so in an arbitrary
-        order; the allocator ends in the same state whatever the order. Where such a run goes
-        through all layers, each death belongs to its storage's layer.
+        What frees several storages at once (autocast's cache at its end, also that of a
+        checkpoint's recomputation inside a layer) does so in an arbitrary order; the allocator ends
+        in the same state whatever the order. Where such a run goes through all layers, each death
+        belongs to its storage's layer.
         """
         trace = self.trace
         depth = max((a.layer for a in trace.allocations), default=GLOBAL) + 1
@@ -153,13 +156,15 @@ class Recorder(TorchDispatchMode):
                 end < len(trace.events)
                 and trace.events[end] < 0
                 and trace.layers[end] == trace.layers[start]
+                and (end == start or trace.layers[start] == GLOBAL or end not in trace.cuts)
             ):
                 end += 1
-            if end - start > 1 and self.trace.layers[start] == GLOBAL:
+            if end - start > 1:
                 slots = sorted(-e - 1 for e in trace.events[start:end])
                 trace.events[start:end] = [-(slot + 1) for slot in slots]
                 layers = [trace.allocations[slot].layer for slot in slots]
-                if depth > 1 and set(layers) >= set(range(depth)):
+                passes = trace.layers[start] == GLOBAL and depth > 1
+                if passes and set(layers) >= set(range(depth)):
                     trace.layers[start:end] = layers
             start = max(end, start + 1)
 
@@ -287,18 +292,18 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is aten._local_scalar_dense.default:
+        if self.assume and func is aten._local_scalar_dense.default:
             # Python control flow on data: answer as an ordinary batch would (a mask of ones, no
             # packing).
             if args[0].dtype == torch.bool:
                 return True
             if args[0].is_floating_point():
                 return 1.0
-        if func is aten.nonzero.default:  # data-dependent shape: every element is selected
+        if self.assume and func is aten.nonzero.default:  # every element is selected
             result = torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long)
             self.track(result, str(func))
             return result
-        if func in _BOOL_INDEX and any(i is not None and i.dtype == torch.bool for i in args[1]):
+        if self.assume and func in _BOOL_INDEX and _asks_bool(args[1]):
             args = (args[0], _select_everything(args[1]), *args[2:])
         if func in _MATMULS:
             self._workspace()
@@ -437,6 +442,10 @@ def _causal(func: Any, args: Any, kwargs: Any) -> bool:
         if argument.name == "is_causal":
             return bool(args[i] if i < len(args) else kwargs.get("is_causal", False))
     return False
+
+
+def _asks_bool(indices: Any) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 def _select_everything(indices: Any) -> list[Any]:

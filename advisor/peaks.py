@@ -1,0 +1,213 @@
+"""From a traced step to the memory it takes on a device: peaks, context, interval, verdict."""
+
+import dataclasses
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+
+from advisor.calibration import NOTHING, Learned
+from advisor.hardware.machine import Gpu
+from advisor.memory import MemoryEstimate
+from advisor.plan import Quantization
+from advisor.simulate import replay
+from advisor.simulate.allocator import OutOfMemoryError
+from advisor.simulate.profile import Profile
+from advisor.units import MIB
+
+CPU_ROUNDING = 64
+"""Bytes a CPU tensor is aligned to (c10/core/alignment.h)."""
+GLIBC = sys.platform == "linux"
+"""Whether malloc is the one heap.py models; elsewhere the live bytes stand for what is resident."""
+
+# CUDA context of a process outside the caching allocator, bytes: (middle, half width, where from).
+_CONTEXTS = {
+    (7, 5): (int(140.875 * MIB), MIB, "measured on 69 Tesla T4 runs, torch 2.10 to 2.14"),
+    (8, 0): (480 * MIB, 120 * MIB, "measured on an A100 with lazy loading, torch 2.1"),
+}
+_UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
+MEASURED_CARD = (7, 5)
+"""Compute capability whose runs make up the error table of allocated and reserved."""
+# Shares around the point, from the error table: (below, above) by (quantised, measured card).
+_ALLOCATED_ERROR = {True: 0.003, False: 0.01}
+_RESERVED_ERROR = {
+    (False, True): (0.006, 0.006),
+    (False, False): (0.02, 0.02),
+    (True, True): (0.018, 0.059),
+    (True, False): (0.03, 0.08),
+}
+_CPU_ERROR = (0.08, 0.12)
+"""Peak RSS: runs measured here were 0.1 % over to 11 % under the point; see README."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A traced step and the numbers it is asked for."""
+
+    profile: Profile
+    batch: int
+    length: int
+    """Tokens of every row."""
+    depth: int
+    assumptions: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+    evaluation: replay.Evaluation | None = None
+    learned: Learned = NOTHING
+    expandable: bool = False
+    """The allocator runs with expandable_segments:True."""
+
+
+def context_of(gpu: Gpu, learned: Learned = NOTHING) -> tuple[int, int, str]:
+    """CUDA context of a process on this card: bytes, half width, where it was measured."""
+    if learned.contexts:
+        middle = int(statistics.median(learned.contexts))
+        width = max(max(learned.contexts) - middle, middle - min(learned.contexts), MIB)
+        return middle, width, f"measured by {len(learned.contexts)} of your runs"
+    return _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
+
+
+def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
+    """The step replayed through the caching allocator within what the card has free."""
+    capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
+    context, spread, source = context_of(gpu, asked.learned)
+    peaks = _replayed(asked, None if capacity is None else max(capacity - context, 0))
+    is_measured = gpu.compute_capability == MEASURED_CARD
+    low, high = _RESERVED_ERROR[asked.quantization is not None, is_measured]
+    reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
+    categories = dict(peaks.categories)
+    categories["context"] = context
+    categories["fragmentation"] = peaks.reserved - peaks.allocated
+    found = MemoryEstimate(
+        allocated_bytes=peaks.allocated,
+        reserved_bytes=peaks.reserved,
+        process_bytes=peaks.reserved + context,
+        interval={
+            "allocated_bytes": around(peaks.allocated, _ALLOCATED_ERROR[is_measured]),
+            "reserved_bytes": reserved,
+            "process_bytes": (reserved[0] + context - spread, reserved[1] + context + spread),
+        },
+        capacity_bytes=capacity,
+        occasions={name: value + context for name, value in peaks.occasions.items()},
+        phases=peaks.phases,
+        categories=categories,
+        assumptions=(
+            *asked.assumptions,
+            *_said_of(peaks, asked, is_measured),
+            f"CUDA context {context / MIB:,.0f} MiB, {source}.",
+        ),
+    ).judged()
+    return _after_failures(found, asked.learned)
+
+
+def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
+    said = []
+    if peaks.num_retries:
+        said.append("The allocator has to return its cache to stay within the free memory: slower.")
+    if asked.quantization is not None:
+        said.append(
+            "What loading leaves in the allocator's cache differs between versions of "
+            "transformers: of three ways to load, the middle is told."
+        )
+        if asked.quantization.load_in_8bit:
+            said.append("int8: no outlier columns; never measured.")
+    if asked.expandable:
+        said.append("Expandable segments: read in source, never measured.")
+    if not is_measured:
+        said.append("Simulated; the error table has no measured memory of this card yet.")
+    return said
+
+
+def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
+    """The peaks within `room` bytes, without the limit where that is too little."""
+
+    def run(loading: replay.Loading | None) -> replay.Peaks:
+        def within(limit: int | None) -> replay.Peaks:
+            return replay.on_cuda(
+                asked.profile,
+                asked.batch,
+                asked.length,
+                asked.depth,
+                limit,
+                loading,
+                asked.evaluation,
+                expandable=asked.expandable,
+            )
+
+        try:
+            return within(room)
+        except OutOfMemoryError:
+            return within(None)
+
+    if asked.quantization is None:
+        return run(None)
+    ways = replay.LOADINGS[4 if asked.quantization.load_in_4bit else 8]
+    return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
+
+
+def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimate:
+    """Peak RSS: the process without a model, and what malloc keeps of the step's tensors.
+
+    Args:
+        asked: the step.
+        baseline: bytes of a training process whose model weighs nothing, measured.
+        free_bytes: of host memory.
+    """
+    shape = (asked.profile, asked.batch, asked.length, asked.depth)
+    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation)
+    factor = asked.learned.memory()
+
+    def kept(evaluation: replay.Evaluation | None, live: int) -> int:
+        return round((replay.resident(*shape, evaluation) if GLIBC else live) * factor)
+
+    steady = kept(None, peaks.allocated)
+    occasions = {name: baseline + value for name, value in peaks.occasions.items()}
+    if asked.evaluation is not None:
+        occasions["evaluation"] = baseline + kept(asked.evaluation, peaks.occasions["evaluation"])
+    low, high = 1 - _CPU_ERROR[0], 1 + _CPU_ERROR[1]
+    interval = (math.floor((baseline + steady) * low), math.ceil((baseline + steady) * high))
+    said = [f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."]
+    if asked.learned.memory_ratios:
+        low, high = spread([ratio / factor for ratio in asked.learned.memory_ratios], 0.04)
+        interval = (math.floor(baseline + steady * low), math.ceil(baseline + steady * high))
+        said.append(f"What malloc keeps: from {len(asked.learned.memory_ratios)} of your runs.")
+    categories = dict(peaks.categories)
+    categories["context"] = baseline
+    categories["fragmentation"] = steady - peaks.allocated
+    return MemoryEstimate(
+        allocated_bytes=peaks.allocated,
+        reserved_bytes=None,
+        process_bytes=baseline + steady,
+        interval={
+            "allocated_bytes": around(peaks.allocated, 0.01),
+            "process_bytes": interval,
+        },
+        capacity_bytes=free_bytes,
+        correction=factor,
+        occasions=occasions,
+        phases=peaks.phases,
+        categories=categories,
+        assumptions=(*asked.assumptions, *said),
+    ).judged()
+
+
+def spread(ratios: list[float], least: float) -> tuple[float, float]:
+    """Low and high factor around the middle of the ratios: as far as they went, at least `least`.
+
+    One run says little: the margin is three times as wide then, and shrinks with each further one.
+    """
+    margin = least * (1 + 2 / len(ratios))
+    return min(ratios) * (1 - margin), max(ratios) * (1 + margin)
+
+
+def around(value: int, share: float) -> tuple[int, int]:
+    """`value` less and more a share of itself."""
+    return math.floor(value * (1 - share)), math.ceil(value * (1 + share))
+
+
+def _after_failures(found: MemoryEstimate, learned: Learned) -> MemoryEstimate:
+    """What was said to fit and did not is tight at best."""
+    if not learned.num_out_of_memory:
+        return found
+    said = f"{learned.num_out_of_memory} of your runs like this ran out of memory."
+    verdict = "tight" if found.verdict == "fits" else found.verdict
+    return dataclasses.replace(found, verdict=verdict, assumptions=(*found.assumptions, said))
