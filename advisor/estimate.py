@@ -210,8 +210,10 @@ class Estimator:
         if plan.eval_strategy == "no" or structure.loop != "trainer":
             return None
         batch = plan.per_device_eval_batch_size
-        profile = self._profile(structure.evaluation(batch))
-        return replay.Evaluation(profile=profile, batch=batch, length=length)
+        evaluating = structure.evaluation(batch)
+        return replay.Evaluation(
+            profile=lambda: self._profile(evaluating), batch=batch, length=length
+        )
 
     def _profile(self, structure: Structure) -> Profile:
         return self._store.get(structure, self._on_progress)
@@ -416,7 +418,10 @@ def _replayed(
         try:
             return replay.on_cuda(profile, batch, length, depth, room, loading, evaluation)
         except OutOfMemoryError:
-            return replay.on_cuda(profile, batch, length, depth, None, loading, evaluation)
+            peaks = replay.on_cuda(profile, batch, length, depth, None, loading)
+        if evaluation is None or room is None or peaks.reserved > room:
+            return peaks
+        return replay.on_cuda(profile, batch, length, depth, None, loading, evaluation)
 
     if quantization is None:
         return run(None)
