@@ -222,8 +222,10 @@ class Estimator:
         if plan.eval_strategy == "no" or structure.loop != "trainer":
             return None
         batch = plan.per_device_eval_batch_size
-        profile = self._profile(structure.evaluation(batch))
-        return replay.Evaluation(profile=profile, batch=batch, length=length)
+        evaluating = structure.evaluation(batch)
+        return replay.Evaluation(
+            profile=lambda: self._profile(evaluating), batch=batch, length=length
+        )
 
     def _profile(self, structure: Structure) -> Profile:
         return self._store.get(structure, self._on_progress)

@@ -121,7 +121,7 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
     """The peaks within `room` bytes, without the limit where that is too little."""
 
     def run(loading: replay.Loading | None) -> replay.Peaks:
-        def within(limit: int | None) -> replay.Peaks:
+        def within(limit: int | None, evaluation: replay.Evaluation | None) -> replay.Peaks:
             return replay.on_cuda(
                 asked.profile,
                 asked.batch,
@@ -129,14 +129,17 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
                 asked.depth,
                 limit,
                 loading,
-                asked.evaluation,
+                evaluation,
                 expandable=asked.expandable,
             )
 
         try:
-            return within(room)
+            return within(room, asked.evaluation)
         except OutOfMemoryError:
-            return within(None)
+            peaks = within(None, None)
+        if asked.evaluation is None or room is None or peaks.reserved > room:
+            return peaks
+        return within(None, asked.evaluation)
 
     if asked.quantization is None:
         return run(None)

@@ -3,6 +3,7 @@
 Peak allocated and peak reserved, by phase and by category. No torch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,8 @@ OCCASIONS = ("load", "first_step", "evaluation")
 class Evaluation:
     """Batches of an evaluation, to be replayed after the steps."""
 
-    profile: Profile
+    profile: Callable[[], Profile]
+    """Asked for when the steps themselves fit, and not before: it may have to be traced."""
     batch: int
     length: int
 
@@ -49,8 +51,9 @@ class Evaluation:
         What never dies is left out: cuBLAS' workspace is there from training, and the last batch
         adds nothing to what the others took.
         """
-        program = self.profile.program(depth)
-        sizes = self.profile.sizes(self.batch, self.length, depth)[program.template]
+        profile = self.profile()
+        program = profile.program(depth)
+        sizes = profile.sizes(self.batch, self.length, depth)[program.template]
         loaded = next(position for position, label in program.marks if label == "load")
         events = program.events[loaded:].tolist()
         born = {e for e in events if e >= 0}

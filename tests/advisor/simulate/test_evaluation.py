@@ -40,7 +40,7 @@ def profiles():
 def test_a_large_evaluation_takes_its_logits(profiles):
     training, evaluating = profiles
     before = replay.on_cuda(training, 2, LENGTH, 2)
-    later = replay.Evaluation(profile=evaluating, batch=64, length=LENGTH)
+    later = replay.Evaluation(profile=lambda: evaluating, batch=64, length=LENGTH)
     peaks = replay.on_cuda(training, 2, LENGTH, 2, evaluation=later)
     assert "evaluation" not in before.occasions
     assert (before.allocated, before.reserved) == (peaks.allocated, peaks.reserved)
@@ -52,7 +52,7 @@ def test_a_large_evaluation_takes_its_logits(profiles):
 
 def test_a_small_evaluation_fits_into_what_training_left(profiles):
     training, evaluating = profiles
-    later = replay.Evaluation(profile=evaluating, batch=2, length=LENGTH)
+    later = replay.Evaluation(profile=lambda: evaluating, batch=2, length=LENGTH)
     peaks = replay.on_cuda(training, 2, LENGTH, 2, evaluation=later)
     assert peaks.occasions["evaluation"] == peaks.reserved
     live = replay.live(training, 2, LENGTH, 2, evaluation=later)
