@@ -23,9 +23,10 @@ from advisor.plan import Quantization, TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
 from advisor.simulate.make import ProfileStore
-from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
+from advisor.simulate.profile import CONVOLUTIONS, PHASES, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
+from advisor.tasks import find_task
 from advisor.units import MIB
 from advisor.versions import installed
 
@@ -49,6 +50,8 @@ _RESERVED_ERROR = {
     (True, True): (0.018, 0.059),
     (True, False): (0.03, 0.08),
 }
+_CONVOLUTIONS_ERROR = 0.05
+"""Least half width where cuDNN chooses workspaces."""
 _UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
 
 
@@ -90,7 +93,9 @@ class Estimator:
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
-        assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
+        assumptions = list(profile.notes)
+        if find_task(plan.task).counts_tokens:
+            assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
         if plan.fp16:
             assumptions.append("The loss scaler's few scalars are not counted.")
         gpu = self._gpu(plan)
@@ -231,7 +236,9 @@ class Estimator:
         peaks = _replayed(profile, batch, length, depth, room, quantization)
         measured_card = gpu.compute_capability == (7, 5)
         low, high = _RESERVED_ERROR[quantization is not None, measured_card]
-        allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
+        least = _least_error(profile)
+        low, high = max(low, least), max(high, least)
+        allocated = _around(peaks.allocated, max(_ALLOCATED_ERROR[measured_card], least))
         reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
         process = (reserved[0] + context - spread, reserved[1] + context + spread)
         if peaks.num_retries:
@@ -286,7 +293,7 @@ class Estimator:
             reserved_bytes=None,
             process_bytes=process,
             interval={
-                "allocated_bytes": _around(peaks.allocated, 0.01),
+                "allocated_bytes": _around(peaks.allocated, max(0.01, _least_error(profile))),
                 "process_bytes": interval,
             },
             capacity_bytes=self._machine.ram_free_bytes,
@@ -397,6 +404,10 @@ def _replayed(
         return run(None)
     ways = replay.LOADINGS[4 if quantization.load_in_4bit else 8]
     return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
+
+
+def _least_error(profile: Profile) -> float:
+    return _CONVOLUTIONS_ERROR if CONVOLUTIONS in profile.notes else 0.0
 
 
 def _around(value: int, share: float) -> tuple[int, int]:

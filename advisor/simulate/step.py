@@ -6,6 +6,7 @@ zero_grad. It is run twice: the first step creates the optimizer's states, the s
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -15,8 +16,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
-from advisor.simulate import cuda, patches
-from advisor.simulate.build import build_on_meta, find_layers
+from advisor.simulate import batches, cuda, patches
+from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.loading import materialise
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
@@ -36,10 +37,16 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
     Raises:
         SimulationError: the model or a method cannot be simulated.
     """
-    model = build_on_meta(structure, depth)
+    model: Any = build_on_meta(structure, depth)
     recorder = Recorder(structure.compute_capability if structure.device == "cuda" else None)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    conditions = patches.Conditions(padded=structure.padded, expand_kv=structure.expand_kv)
+    planned = batches.plan_batch(structure, model, batch, length)
+    recorder.values.notes.update(planned.notes)
+    conditions = patches.Conditions(
+        padded=structure.padded,
+        expand_kv=structure.expand_kv,
+        compute_capability=recorder.capability,
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(patches.applied(conditions))
         if structure.device == "cuda":
@@ -55,27 +62,39 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
         loop = _script_step if structure.loop == "script" else _trainer_step
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
-        make_batch = _batch_maker(structure, batch, length)
-        for number in range(2):
-            recorder.time_it = number == 1
-            loop(model, optimizer, make_batch, recorder, structure, number)
+        make_batch = _batch_maker(structure, planned, recorder)
+        try:
+            for number in range(2):
+                recorder.time_it = number == 1
+                loop(model, optimizer, make_batch, recorder, structure, number)
+        except model_errors() as error:
+            raise SimulationError(
+                "step.model_raised", model_type=model.config.model_type, reason=one_line(error)
+            ) from error
         recorder.mark("end")
         recorder.close()
+    recorder.trace.notes += sorted(recorder.values.notes)
     return recorder.trace
 
 
-def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], dict[str, Any]]:
-    """Batches as the collator makes them (int64); a script passes ids and labels alone."""
+def _batch_maker(
+    structure: Structure, planned: batches.Batch, recorder: Recorder
+) -> Callable[[], dict[str, Any]]:
+    """Batches as the collator makes them; a script passes ids and labels alone."""
+    tensors = dict(planned.tensors)
+    if structure.loop == "script" and structure.task == "causal-lm" and not structure.padded:
+        del tensors["attention_mask"]
 
     def make() -> dict[str, Any]:
-        ids = torch.randint(0, 8, (batch, length))
-        if structure.loop == "script":
-            inputs = {"input_ids": ids, "labels": ids}
-            if structure.padded:
-                inputs["attention_mask"] = torch.ones(batch, length, dtype=torch.long)
-            return inputs
-        mask = torch.ones(batch, length, dtype=torch.long)
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.empty_like(ids)}
+        result = {}
+        for name, (shape, dtype, real) in tensors.items():
+            if name == "labels" and structure.loop == "script" and "input_ids" in result:
+                result[name] = result["input_ids"]
+                continue
+            result[name] = torch.empty(shape, dtype=dtype)
+            if real is not None:
+                recorder.values.give(result[name], real)
+        return result
 
     return make
 
@@ -94,14 +113,16 @@ def _trainer_step(
     """
     micro_batches = 2 if structure.accumulate else 1
     with recorder.in_phase("forward"):
-        batches = [make_batch() for _ in range(micro_batches)]
-        items = sum((b["labels"][..., 1:].ne(-100).sum() for b in batches), torch.zeros(()))
+        made = [make_batch() for _ in range(micro_batches)]
+        counted = _num_items(model, made)
     loss = None
-    for batch in batches:
+    for batch in made:
         with recorder.in_phase("forward"):
-            output = model(**batch, num_items_in_batch=items)
+            output = model(**batch, **counted)
             loss = output["loss"] if isinstance(output, dict) else output[0]
             del output
+            if not counted:
+                loss = loss / micro_batches
             recorder.layer = GLOBAL
             recorder.mark(f"forward{number}")
         loss = _backward(loss, model, recorder, number)
@@ -112,7 +133,26 @@ def _trainer_step(
         recorder.mark(f"optimizer{number}")
         model.zero_grad()
     recorder.phase = "forward"
-    del loss, batch, batches
+    del loss, batch, made
+
+
+def _num_items(model: Any, made: list[dict[str, Any]]) -> dict[str, Any]:
+    """Trainer._get_num_items_in_batch, for models whose loss takes it."""
+    inspected = model.get_base_model() if hasattr(model, "get_base_model") else model
+    forward = inspect.signature(type(inspected).forward)  # type: ignore[attr-defined]
+    takes_it = any(p.kind == p.VAR_KEYWORD for p in forward.parameters.values())
+    if not getattr(inspected, "accepts_loss_kwargs", takes_it) or "labels" not in made[0]:
+        return {}
+    shifted = _shifts_labels(inspected)
+    labels = [b["labels"][..., 1:] if shifted else b["labels"] for b in made]
+    return {"num_items_in_batch": sum((each.ne(-100).sum() for each in labels), torch.zeros(()))}
+
+
+def _shifts_labels(model: nn.Module) -> bool:
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    loss = LOSS_MAPPING.get(getattr(model, "loss_type", None))  # type: ignore[arg-type]
+    return loss is ForCausalLMLoss and not getattr(model.config, "is_encoder_decoder", False)
 
 
 def _script_step(
@@ -233,10 +273,10 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
                 return
             recorder.layer = GLOBAL
             hidden = output[0] if isinstance(output, tuple) else output
-            if hidden.requires_grad:
+            if _takes_hook(hidden):
                 hidden.register_hook(_setter(recorder, "layer", number))
             entered = args[0] if args else kwargs.get("hidden_states")
-            if number == 0 and entered is not None and entered.requires_grad:
+            if number == 0 and _takes_hook(entered):
                 entered.register_hook(_setter(recorder, "layer", GLOBAL))
 
         return hook
@@ -244,15 +284,19 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
     for number, layer in enumerate(find_layers(model)[1]):
         layer.register_forward_pre_hook(enter(number), with_kwargs=True)
         layer.register_forward_hook(leave(number), with_kwargs=True)
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = output_layer(model)
     if head is not None:
 
         def enter_head(_module: nn.Module, args: Any) -> None:
             recorder.in_head = True
-            if args[0].requires_grad:
+            if args and _takes_hook(args[0]):
                 args[0].register_hook(_setter(recorder, "in_head", False))
 
         head.register_forward_pre_hook(enter_head)
+
+
+def _takes_hook(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _setter(recorder: Recorder, name: str, value: Any) -> Callable[[torch.Tensor], None]:
