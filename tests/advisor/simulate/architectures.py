@@ -172,15 +172,6 @@ EXPERTS = {
         num_sparse_encoder_layers=1,
         num_sparse_decoder_layers=1,
     ),
-    "nllb-moe": _case(
-        "translation",
-        "nllb-moe",
-        _BART,
-        num_experts=8,
-        encoder_sparse_step=2,
-        decoder_sparse_step=2,
-        expert_capacity=64,
-    ),
 }
 ENCODERS = {
     "bert": _case("text-classification", "bert", _ENCODER),
@@ -421,6 +412,18 @@ UNANSWERED: dict[str, tuple[str, Config, str]] = {
         "no sdpa attention",
     ),
     "longt5": (*_case("summarization", "longt5", _T5), "depends on the shape"),
+    "nllb-moe": (
+        *_case(
+            "translation",
+            "nllb-moe",
+            _BART,
+            num_experts=8,
+            encoder_sparse_step=2,
+            decoder_sparse_step=2,
+            expert_capacity=64,
+        ),
+        "whole number that depends",
+    ),
     "llama on images": (*_case("image-classification", "llama", _DECODER), "Unrecognized"),
     "unheard of": (*_case("causal-lm", "unheard_of"), "does not know the model type"),
     "moonshine": (

@@ -63,7 +63,7 @@ def test_every_model_type_traces(name):
     check(name)
 
 
-SLOW = {"longt5"}
+SLOW = {"longt5", "nllb-moe"}
 
 
 def check_refused(name):
