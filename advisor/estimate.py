@@ -27,6 +27,7 @@ from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
+from advisor.tasks import find_task
 from advisor.versions import installed
 
 BYTES_ON_DISK_PER_SECOND = 300e6
@@ -76,7 +77,9 @@ class Estimator:
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
-        assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
+        assumptions = list(profile.notes)
+        if find_task(plan.task).counts_tokens:
+            assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
         if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
         asked = Asked(
@@ -219,7 +222,8 @@ class Estimator:
         self, plan: TrainingPlan, structure: Structure, length: int
     ) -> replay.Evaluation | None:
         """The evaluation of a plan that has one; a bare loop is a steady step alone."""
-        if plan.eval_strategy == "no" or structure.loop != "trainer":
+        trained = find_task(plan.task).trainable and structure.loop == "trainer"
+        if plan.eval_strategy == "no" or not trained:
             return None
         batch = plan.per_device_eval_batch_size
         evaluating = structure.evaluation(batch)

@@ -196,47 +196,31 @@ def _check_model_type(content: dict[str, Any], file: Path) -> None:
     )
 
 
-def _config_errors() -> tuple[type[Exception], ...]:
-    """What transformers raises on a config with values of a wrong type, size or name."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    return (
-        StrictDataclassError,
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    )
-
-
 def _load_config(file: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
+    from advisor.simulate.build import model_errors, one_line
+
     try:
         return AutoConfig.from_pretrained(str(file), local_files_only=True, trust_remote_code=False)
-    except _config_errors() as error:
+    except model_errors() as error:
         raise InputError(
-            "model.unusable", path=file, reason=_one_line(error), field="model"
+            "model.unusable", path=file, reason=one_line(error), field="model"
         ) from error
 
 
 def _build_on_meta(config: "PreTrainedConfig", task: Task, file: Path) -> "PreTrainedModel":
     import torch
-    import transformers
 
-    auto_class = getattr(transformers, task.auto_class)
+    from advisor.simulate.build import auto_class, model_errors, one_line
+
     try:
         # eager exists for every model; what the config asks for may not be installed here
         with torch.device("meta"):
-            return auto_class.from_config(
+            return auto_class(config, task).from_config(
                 config, trust_remote_code=False, attn_implementation="eager"
             )
-    except _config_errors() as error:
+    except model_errors() as error:
         if "Unrecognized configuration class" in str(error):
             raise InputError(
                 "model.wrong_task",
@@ -250,16 +234,9 @@ def _build_on_meta(config: "PreTrainedConfig", task: Task, file: Path) -> "PreTr
             "model.cannot_build",
             path=file,
             model_type=config.model_type,
-            reason=_one_line(error),
+            reason=one_line(error),
             field="model",
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, LookupError):
-        text = f"no entry {text}"
-    return text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _sees_ahead(config: "PreTrainedConfig") -> bool:
@@ -371,7 +348,9 @@ def _linear_modules(model: "PreTrainedModel") -> dict[str, tuple[int, int]]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    from advisor.simulate.build import output_layer
+
+    head = output_layer(model)
     found: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if module is head:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from advisor import training_arguments
-from advisor.tasks import TASKS
+from advisor.tasks import trainable_tasks
 
 _DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -51,7 +51,7 @@ class ModelArguments:
 class DataArguments:
     """Which rows are trained on, and how they become batches."""
 
-    task: str = _field("causal-lm", "Kind of training.", list(TASKS))
+    task: str = _field("causal-lm", "Kind of training.", list(trainable_tasks()))
     train_file: str = field(metadata={"help": "Training rows: jsonl, json, csv or txt."})
     validation_file: str | None = _field(None, "Evaluation rows; null splits some off.")
     validation_split_percentage: int = _field(

@@ -12,7 +12,7 @@ from advisor.memory import MemoryEstimate
 from advisor.plan import Quantization
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
-from advisor.simulate.profile import Profile
+from advisor.simulate.profile import CONVOLUTIONS, Profile
 from advisor.units import MIB
 
 CPU_ROUNDING = 64
@@ -36,6 +36,8 @@ _RESERVED_ERROR = {
     (True, True): (0.018, 0.059),
     (True, False): (0.03, 0.08),
 }
+_CONVOLUTIONS_ERROR = 0.05
+"""Least share where cuDNN chooses workspaces."""
 _CPU_ERROR = (0.08, 0.12)
 """Peak RSS: runs measured here were 0.1 % over to 11 % under the point; see README."""
 
@@ -72,7 +74,10 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
     context, spread, source = context_of(gpu, asked.learned)
     peaks = _replayed(asked, None if capacity is None else max(capacity - context, 0))
     is_measured = gpu.compute_capability == MEASURED_CARD
-    low, high = _RESERVED_ERROR[asked.quantization is not None, is_measured]
+    least = _least_error(asked.profile)
+    low, high = (
+        max(share, least) for share in _RESERVED_ERROR[asked.quantization is not None, is_measured]
+    )
     reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
     categories = dict(peaks.categories)
     categories["context"] = context
@@ -82,7 +87,7 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
         reserved_bytes=peaks.reserved,
         process_bytes=peaks.reserved + context,
         interval={
-            "allocated_bytes": around(peaks.allocated, _ALLOCATED_ERROR[is_measured]),
+            "allocated_bytes": around(peaks.allocated, max(_ALLOCATED_ERROR[is_measured], least)),
             "reserved_bytes": reserved,
             "process_bytes": (reserved[0] + context - spread, reserved[1] + context + spread),
         },
@@ -181,7 +186,7 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         reserved_bytes=None,
         process_bytes=baseline + steady,
         interval={
-            "allocated_bytes": around(peaks.allocated, 0.01),
+            "allocated_bytes": around(peaks.allocated, max(0.01, _least_error(asked.profile))),
             "process_bytes": interval,
         },
         capacity_bytes=free_bytes,
@@ -191,6 +196,10 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         categories=categories,
         assumptions=(*asked.assumptions, *said),
     ).judged()
+
+
+def _least_error(profile: Profile) -> float:
+    return _CONVOLUTIONS_ERROR if CONVOLUTIONS in profile.notes else 0.0
 
 
 def spread(ratios: list[float], least: float) -> tuple[float, float]:

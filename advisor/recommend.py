@@ -29,7 +29,7 @@ from advisor.rules.facts import Facts
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.worker import Progress, Worker
 from advisor.solve import Candidate, Goal, Search, check_pins, effective_batch, micro_batches
-from advisor.tasks import find_task
+from advisor.tasks import find_trainable_task
 from advisor.versions import installed
 
 DEFAULT_TASK = "causal-lm"
@@ -110,7 +110,7 @@ class Advisor:
         """
         if question.data is None:
             return None
-        task = question.task or DEFAULT_TASK
+        task = find_trainable_task(question.task or DEFAULT_TASK).slug
         where = demo.resolve(question.data, "data")
         key = ("data", str(where), question.text_column, question.validation, question.model, task)
         key = (*key, *_stamps(where), *_stamps(demo.resolve(question.model, "model")))
@@ -174,7 +174,7 @@ class Advisor:
     def _prepare(
         self, question: Question, on_progress: Progress | None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
-        task = find_task(question.task or DEFAULT_TASK).slug
+        task = find_trainable_task(question.task or DEFAULT_TASK).slug
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
         facts = Facts(

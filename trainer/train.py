@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
 from advisor.rows import load_rows
-from advisor.tasks import find_task
+from advisor.tasks import find_trainable_task
 from trainer import record, runs
 from trainer.callback import RunCallback
 from trainer.event_log import EventLog
@@ -140,7 +140,7 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
     Raises:
         InputError: it cannot be loaded, or bitsandbytes is missing.
     """
-    auto_class = getattr(transformers, find_task(task).auto_class)
+    auto_class = getattr(transformers, find_trainable_task(task).auto_class)
     options: dict[str, Any] = {
         "dtype": getattr(torch, args.dtype),
         "attn_implementation": args.attn_implementation,
@@ -263,7 +263,9 @@ class _Data:
 
 def task_module(task: str) -> ModuleType:
     """The module of `trainer.tasks` that prepares this task's rows."""
-    return importlib.import_module(f"trainer.tasks.{find_task(task).slug.replace('-', '_')}")
+    return importlib.import_module(
+        f"trainer.tasks.{find_trainable_task(task).slug.replace('-', '_')}"
+    )
 
 
 # --- the loop --------------------------------------------------------------------------------

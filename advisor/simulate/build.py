@@ -10,7 +10,7 @@ from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
 from advisor.simulate import flash, quantized
 from advisor.simulate.profile import Structure, with_depth
-from advisor.tasks import find_task
+from advisor.tasks import Task, find_task
 
 
 def build_on_meta(structure: Structure, depth: int) -> nn.Module:
@@ -19,24 +19,11 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     Raises:
         SimulationError: the class cannot be built or a method is not simulated.
     """
-    import transformers
-
     config = hf_config(with_depth(structure.config_dict(), depth))
-    auto_class = getattr(transformers, find_task(structure.task).auto_class)
     flashes = structure.attn_implementation == flash.NAME
     if flashes:
         flash.check(structure)
-    try:
-        with torch.device("meta"):
-            model = auto_class.from_config(
-                config,
-                dtype=getattr(torch, structure.dtype),
-                attn_implementation="sdpa" if flashes else structure.attn_implementation,
-            )
-    except (ValueError, KeyError, AttributeError, ImportError) as error:
-        raise SimulationError(
-            "build.cannot_build", model_type=config.model_type, reason=error
-        ) from error
+    model = _from_config(config, structure, "sdpa" if flashes else structure.attn_implementation)
     if flashes:
         flash.switch_on(model)
     if hasattr(model.config, "use_cache"):
@@ -64,22 +51,95 @@ def _checkpoint(model: Any, how: Checkpointing) -> None:
     )
 
 
+def _from_config(config: Any, structure: Structure, attention: str) -> Any:
+    """What from_pretrained builds; eager where the class has no other attention.
+
+    Asked for sdpa, transformers refuses such a class; asked for nothing, as example scripts do, it
+    takes eager. The trainer asks, so for a task that it trains the refusal is the answer.
+    """
+    task = find_task(structure.task)
+    try:
+        with torch.device("meta"):
+            return auto_class(config, task).from_config(
+                config, dtype=getattr(torch, structure.dtype), attn_implementation=attention
+            )
+    except model_errors() as error:
+        if attention == "sdpa" and "scaled_dot_product_attention yet" in str(error):
+            if not task.trainable:
+                return _from_config(config, structure, "eager")
+            raise SimulationError("build.no_sdpa", model_type=config.model_type) from error
+        raise SimulationError(
+            "build.cannot_build", model_type=config.model_type, reason=one_line(error)
+        ) from error
+
+
+def attention_note(model: Any, structure: Structure) -> tuple[str, ...]:
+    """Said where the class has eager attention alone."""
+    took = getattr(model.config, "_attn_implementation", structure.attn_implementation)
+    if took == structure.attn_implementation:
+        return ()
+    return (
+        f"{type(model).__name__} has no sdpa attention: transformers takes eager where nothing is "
+        "asked and refuses sdpa where it is; eager was traced.",
+    )
+
+
+def auto_class(config: Any, task: Task) -> Any:
+    """The task's class that knows the config, else its usual one (which then says no)."""
+    import transformers
+
+    classes = [getattr(transformers, name) for name in task.auto_classes]
+    return next((c for c in classes if type(config) in c._model_mapping), classes[0])
+
+
+def model_errors() -> tuple[type[Exception], ...]:
+    """What a model's own code raises: a config's wrong values, or a batch it cannot take."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        StrictDataclassError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What it says, without its last full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LookupError):
+        text = f"no entry {text}"
+    return text.rstrip(".") if len(text) <= 300 else f"{text[:297]}..."
+
+
 def hf_config(config: Mapping[str, Any]) -> Any:
     """A dict with model_type as a transformers config.
 
     Raises:
         SimulationError: transformers does not know the model_type.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     values = dict(config)
     model_type = values.pop("model_type", None)
     for name in ("auto_map", "quantization_config", "architectures", "dtype", "torch_dtype"):
         values.pop(name, None)
+    if model_type not in CONFIG_MAPPING:
+        raise SimulationError("build.unknown_type", model_type=model_type)
     try:
-        return AutoConfig.for_model(model_type, **values)
-    except ValueError as error:
-        raise SimulationError("build.unknown_type", model_type=model_type) from error
+        made: Any = AutoConfig.for_model(model_type, **values)
+    except model_errors() as error:
+        raise SimulationError(
+            "build.cannot_build", model_type=model_type, reason=one_line(error)
+        ) from error
+    made.architectures = []  # None is not looked through where a type has several classes
+    return made
 
 
 def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
@@ -115,13 +175,44 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
 def find_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
     """The repeated blocks: the largest ModuleList whose children share one class, and its name."""
     best: tuple[int, str, list[nn.Module]] = (0, "", [])
+    for name, children in find_stacks(model):
+        size = sum(p.numel() for child in children for p in child.parameters())
+        if size > best[0]:
+            best = (size, name, children)
+    return best[1], best[2]
+
+
+def find_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
+    """Outermost ModuleLists whose two or more children share one class, by name."""
+    found: list[tuple[str, list[nn.Module]]] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) >= 2:
             children = list(module)
-            size = sum(p.numel() for p in module.parameters())
-            if len({type(c) for c in children}) == 1 and size > best[0]:
-                best = (size, name, children)
-    return best[1], best[2]
+            inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+            if len({type(c) for c in children}) == 1 and not inside:
+                found.append((name, children))
+    return found
+
+
+def why_in_full(model: nn.Module, depth: int | None) -> str | None:
+    """Why the layers are not repeated from a few traced ones; None: they can be.
+
+    Args:
+        model: built with the config's own depth.
+        depth: what the config calls its number of layers, None: it does not.
+    """
+    stacks = [layers for _, layers in find_stacks(model)]
+    if not stacks:
+        return "it has no list of equal layers"
+    if len(stacks) > 1:
+        return f"it has {len(stacks)} stacks of layers"
+    if depth is None:
+        return "the config names no number of layers at its top"
+    if len(stacks[0]) != depth:
+        return f"{len(stacks[0])} layers are built where the config says {depth}"
+    if not layers_alike(model):
+        return "its layers differ"
+    return None
 
 
 def layers_alike(model: nn.Module) -> bool:
@@ -135,3 +226,11 @@ def layers_alike(model: nn.Module) -> bool:
         for layer in find_layers(model)[1]
     }
     return len(signatures) <= 1
+
+
+def output_layer(model: Any) -> nn.Module | None:
+    """The layer that makes the logits, None: the class has none or does not name it."""
+    try:
+        return model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None

@@ -79,8 +79,11 @@ def _fit(record: Record, traced: int, replicated: bool, single_row: bool) -> Pro
     except _NotSeparableError:
         more = [(1, 384), (1, 448)] if single_row else [shape(*s) for s in MORE_SHAPES]
         traces += [record(traced, *s) for s in more]
-        profile = _build(traces, shapes + more, traced, deeper, check_shape)
-        _verify(profile, check, check_depth, check_shape)
+        try:
+            profile = _build(traces, shapes + more, traced, deeper, check_shape)
+            _verify(profile, check, check_depth, check_shape)
+        except _NotSeparableError as error:
+            raise NotReplicableError("a size is no polynomial of batch and length") from error
     return profile
 
 

@@ -33,7 +33,7 @@ class LossRules:
 
     def count(self, batches: list[dict[str, Any]]) -> torch.Tensor | None:
         """Trainer._get_num_items_in_batch on one device."""
-        if not self.accepts_items:
+        if not self.accepts_items or "labels" not in batches[0]:
             return None
         labels = [b["labels"][..., 1:] if self.shifts_labels else b["labels"] for b in batches]
         return sum(each.ne(-100).sum() for each in labels) / 1  # type: ignore[return-value]

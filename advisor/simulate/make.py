@@ -75,7 +75,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     from advisor.simulate import fit, optimizers, patches
-    from advisor.simulate.build import build_on_meta, find_layers, layers_alike
+    from advisor.simulate.build import attention_note, build_on_meta, why_in_full
     from advisor.simulate.step import record
 
     structure = records.decode(Structure, encoded, "structure")
@@ -87,8 +87,10 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)
     depth = structure.depth()
     model = build_on_meta(plain, depth or 1)
-    layers = len(find_layers(model)[1])
-    alike = depth is not None and layers == depth and layers_alike(model)
+    in_full = why_in_full(model, depth)
+    notes = dict.fromkeys(attention_note(model, structure))
+    if in_full is not None:
+        notes[f"All layers were traced: {in_full}."] = None
     del model
     done = 0
 
@@ -96,10 +98,16 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         nonlocal done
         done += 1
         progress("trace", {"number": done})
-        return record(structure, depth=layer_count, batch=batch, length=length)
+        result = record(structure, depth=layer_count, batch=batch, length=length)
+        notes.update(dict.fromkeys(result.notes))
+        return result
 
-    profile = fit.fit(trace, depth=depth or 1, replicate=alike, single_row=structure.single_row)
-    profile = dataclasses.replace(profile, notes=(*profile.notes, *optimizers.notes(structure)))
+    profile = fit.fit(
+        trace, depth=depth or 1, replicate=in_full is None, single_row=structure.single_row
+    )
+    profile = dataclasses.replace(
+        profile, notes=(*profile.notes, *notes, *optimizers.notes(structure))
+    )
     key = structure.key(with_depth=not profile.replicated)
     profile.save(profiles_dir() / f"{key}.npz")
     return key

@@ -9,6 +9,7 @@ means the simulator does not know this version, and the answer is "unknown", not
 
 import contextlib
 import importlib
+import pydoc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ class Patch:
     """One replaced symbol."""
 
     module: str
+    """A module or a class."""
     symbol: str
     why: str
     replacement: Callable[[Any, "Conditions"], Any]
@@ -35,6 +37,8 @@ class Conditions:
     """The step runs on a card."""
     expand_kv: bool = False
     """K and V heads are repeated before SDPA, as some scripts do."""
+    compute_capability: tuple[int, int] | None = None
+    """Of the card; None: a CPU."""
 
 
 def _fast_all(original: Callable[..., Any], conditions: Conditions) -> Callable[..., Any]:
@@ -92,6 +96,30 @@ def _masks(original: Any) -> Any:
     return masks
 
 
+def _can_use_grouped_mm(
+    original: Callable[..., bool], conditions: Conditions
+) -> Callable[..., bool]:
+    if conditions.compute_capability is None:
+        return original
+    return lambda *_args, **_kwargs: conditions.compute_capability >= (8, 0)
+
+
+def _to(original: Callable[..., Any], _conditions: Conditions) -> Callable[..., Any]:
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and all(p.dtype == args[0] for p in self.parameters()):
+            return self
+        return original(self, *args, **kwargs)
+
+    return to
+
+
+def _format(original: Callable[..., str], _conditions: Conditions) -> Callable[..., str]:
+    def formatted(self: Any, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else original(self, spec)
+
+    return formatted
+
+
 PATCHES = (
     Patch(
         module="transformers.masking_utils",
@@ -105,6 +133,27 @@ PATCHES = (
         symbol="fast_all",
         why="whether the mask is all ones is a fact of the data, not of a fake tensor",
         replacement=_fast_all,
+    ),
+    Patch(
+        module="transformers.integrations.moe",
+        symbol="_can_use_grouped_mm",
+        why="it asks the device: grouped_mm from compute capability 8.0 on, else a loop over "
+        "experts in one operator (read in source, transformers 5.23)",
+        replacement=_can_use_grouped_mm,
+    ),
+    Patch(
+        module="torch.nn.Module",
+        symbol="to",
+        why="a module that has the dtype already stays as it is; fake parameters cannot be swapped "
+        "(the router of switch_transformers)",
+        replacement=_to,
+    ),
+    Patch(
+        module="torch.Tensor",
+        symbol="__format__",
+        why="a single number is formatted as such; a fake one is not recognised (experts of "
+        "nllb-moe are looked up by name)",
+        replacement=_format,
     ),
     Patch(
         module="torch",
@@ -157,9 +206,7 @@ PATCHES = (
 def missing() -> tuple[str, ...]:
     """Symbols of PATCHES that the installed versions lack."""
     return tuple(
-        f"{p.module}.{p.symbol}"
-        for p in PATCHES
-        if not hasattr(importlib.import_module(p.module), p.symbol)
+        f"{p.module}.{p.symbol}" for p in PATCHES if not hasattr(pydoc.locate(p.module), p.symbol)
     )
 
 
@@ -168,7 +215,7 @@ def applied(conditions: Conditions) -> Iterator[None]:
     """All patches in force inside the block."""
     with contextlib.ExitStack() as stack:
         for patch in PATCHES:
-            module = importlib.import_module(patch.module)
+            module = pydoc.locate(patch.module)
             original = getattr(module, patch.symbol)
             stack.callback(setattr, module, patch.symbol, original)
             setattr(module, patch.symbol, patch.replacement(original, conditions))

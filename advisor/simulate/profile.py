@@ -25,12 +25,17 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 8
+FORMAT = 9
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
 """
 
+CONVOLUTIONS = (
+    "Convolutions: the workspaces that cuDNN chooses while it runs are not modelled; the interval "
+    "is at least 5 % to each side."
+)
+"""Note of a profile whose step has any; estimate.py widens its interval."""
 EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
 PHASES = ("forward", "backward", "optimizer")

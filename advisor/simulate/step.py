@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advisor.simulate import cuda, optimizers, patches
-from advisor.simulate.build import build_on_meta, find_layers
+from advisor.errors import SimulationError
+from advisor.simulate import batches, cuda, optimizers, patches
+from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.evaluation import evaluate
 from advisor.simulate.loading import materialise
 from advisor.simulate.losses import LossRules
@@ -39,9 +40,11 @@ def record(
     Raises:
         SimulationError: the model or a method cannot be simulated.
     """
-    model = build_on_meta(structure, depth)
+    model: Any = build_on_meta(structure, depth)
     recorder = Recorder(structure.compute_capability if structure.device == "cuda" else None)
     recorder.assume = not real
+    planned = batches.plan_batch(structure, model, batch, length)
+    recorder.values.notes.update(planned.notes)
     with contextlib.ExitStack() as stack:
         if not real:
             _pretend(structure, stack)
@@ -56,26 +59,47 @@ def record(
         _follow_layers(model, recorder)
         if structure.autocast is not None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
-        make_batch = _batch_maker(structure, batch, length)
-        if structure.evaluates:
-            evaluate(model, make_batch, recorder)
-            return recorder.trace
-        prepared = _optimizer(model, recorder, structure)
-        for number in range(2):
-            recorder.time_it = number == 1
-            loop(model, prepared, make_batch, recorder, structure, number)
-        recorder.mark("end")
-        recorder.close()
+        make_batch = _batch_maker(structure, planned, recorder)
+        try:
+            if structure.evaluates:
+                evaluate(model, make_batch, recorder)
+            else:
+                _run(model, structure, recorder, loop, make_batch)
+        except model_errors() as error:
+            raise SimulationError(
+                "step.model_raised", model_type=model.config.model_type, reason=one_line(error)
+            ) from error
+    recorder.trace.notes += sorted(recorder.values.notes)
     return recorder.trace
+
+
+def _run(
+    model: nn.Module,
+    structure: Structure,
+    recorder: Recorder,
+    loop: Callable[..., None],
+    make_batch: Callable[[], dict[str, Any]],
+) -> None:
+    """The first step and a steady one."""
+    prepared = _optimizer(model, recorder, structure)
+    for number in range(2):
+        recorder.time_it = number == 1
+        loop(model, prepared, make_batch, recorder, structure, number)
+    recorder.mark("end")
+    recorder.close()
 
 
 def _pretend(structure: Structure, stack: contextlib.ExitStack) -> None:
     """Fake tensors, patched libraries, and CUDA's operators where the structure is of a card."""
+    on_card = structure.device == "cuda"
     conditions = patches.Conditions(
-        padded=structure.padded, cuda=structure.device == "cuda", expand_kv=structure.expand_kv
+        padded=structure.padded,
+        cuda=on_card,
+        expand_kv=structure.expand_kv,
+        compute_capability=structure.compute_capability if on_card else None,
     )
     stack.enter_context(patches.applied(conditions))
-    if structure.device == "cuda":
+    if on_card:
         assert structure.compute_capability is not None
         stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
     stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -90,21 +114,29 @@ def _fill(model: nn.Module) -> None:
             buffer.zero_()
 
 
-def _batch_maker(structure: Structure, batch: int, length: int) -> Callable[[], dict[str, Any]]:
-    """Batches as the collator makes them (int64); a script passes ids and labels alone."""
+def _batch_maker(
+    structure: Structure, planned: batches.Batch, recorder: Recorder
+) -> Callable[[], dict[str, Any]]:
+    """Batches as the collator makes them; a script passes ids and labels alone."""
+    tensors = dict(planned.tensors)
+    is_script = structure.loop == "script"
+    if is_script and structure.task == "causal-lm" and not structure.padded:
+        del tensors["attention_mask"]
 
     def make() -> dict[str, Any]:
-        ids = torch.randint(0, 8, (batch, length))
-        if structure.loop == "script":
-            inputs = {"input_ids": ids, "labels": ids}
-            if structure.padded:
-                inputs["attention_mask"] = torch.ones(batch, length, dtype=torch.long)
-                inputs["attention_mask"][:, -1:].zero_()
-            return inputs
-        mask = torch.ones(batch, length, dtype=torch.long)
-        if structure.padded:
-            mask[:, -1:].zero_()
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
+        result: dict[str, Any] = {}
+        for name, (shape, dtype, numbers) in tensors.items():
+            if name == "labels" and is_script and "input_ids" in result:
+                result[name] = result["input_ids"]
+                continue
+            result[name] = torch.empty(shape, dtype=dtype)
+            if numbers is not None and recorder.assume:
+                recorder.values.give(result[name], numbers)
+            elif not recorder.assume:
+                result[name].zero_() if numbers is None else result[name].copy_(numbers)
+                if structure.padded and name == "attention_mask":
+                    result[name][:, -1:].zero_()
+        return result
 
     return make
 
@@ -310,10 +342,10 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
                 return
             recorder.layer = GLOBAL
             hidden = output[0] if isinstance(output, tuple) else output
-            if hidden.requires_grad:
+            if _takes_hook(hidden):
                 hidden.register_hook(_setter(recorder, "layer", number))
             entered = args[0] if args else kwargs.get("hidden_states")
-            if number == 0 and entered is not None and entered.requires_grad:
+            if number == 0 and _takes_hook(entered):
                 entered.register_hook(_setter(recorder, "layer", GLOBAL))
 
         return hook
@@ -321,15 +353,19 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
     for number, layer in enumerate(find_layers(model)[1]):
         layer.register_forward_pre_hook(enter(number), with_kwargs=True)
         layer.register_forward_hook(leave(number), with_kwargs=True)
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = output_layer(model)
     if head is not None:
 
         def enter_head(_module: nn.Module, args: Any) -> None:
             recorder.in_head = True
-            if args[0].requires_grad:
+            if args and _takes_hook(args[0]):
                 args[0].register_hook(_setter(recorder, "in_head", False))
 
         head.register_forward_pre_hook(enter_head)
+
+
+def _takes_hook(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _setter(recorder: Recorder, name: str, value: Any) -> Callable[[torch.Tensor], None]:

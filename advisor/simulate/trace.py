@@ -19,7 +19,10 @@ from torch.utils.flop_counter import flop_registry
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import launches, temporaries
-from advisor.simulate.profile import KINDS, PHASES
+from advisor.simulate.costs import is_causal, kind_of, moved
+from advisor.simulate.profile import CONVOLUTIONS, KINDS, PHASES
+from advisor.simulate.stand_ins import STAND_INS
+from advisor.simulate.values import ROUTING, Values
 
 aten = torch.ops.aten
 GLOBAL = -1
@@ -29,6 +32,7 @@ WORKSPACE = "cublas"
 _CATEGORY = {name: i for i, name in enumerate(CATEGORIES)}
 _FROM_NOTHING = frozenset({aten.zeros.default, aten.lift_fresh.default})
 """What makes a tensor out of no other: it belongs to the parameter that is touched next."""
+_NOTES = {aten.convolution.default: CONVOLUTIONS, aten._grouped_mm.default: ROUTING}
 _MATMULS = frozenset(
     {
         aten.mm.default,
@@ -94,6 +98,8 @@ class Trace:
     cuts: set[int] = field(default_factory=set)
     """Positions where an operator over all layers at once ended."""
     kernels: list[Kernel] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was assumed, in English."""
 
 
 MARK = 1 << 40
@@ -117,6 +123,8 @@ class Recorder(TorchDispatchMode):
         """Optimizer scalars live on the CPU (foreach AdamW's `step`)."""
         self.by_parameter = False
         """The optimizer goes from parameter to parameter: what dies, dies where the program is."""
+        self.values = Values()
+        """Numbers that are known, and what had to be assumed about others."""
         self.time_it = False
         """Write kernels down: the steady step only."""
         self.assume = True
@@ -212,7 +220,7 @@ class Recorder(TorchDispatchMode):
         if not self.time_it:
             return
         tensors = [*read, *written]
-        self._write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(_moved, tensors)))
+        self._write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(moved, tensors)))
 
     # -- events -----------------------------------------------------------------------------
 
@@ -292,22 +300,17 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self.assume and func is aten._local_scalar_dense.default:
-            # Python control flow on data: answer as an ordinary batch would (a mask of ones, no
-            # packing).
-            if args[0].dtype == torch.bool:
-                return True
-            if args[0].is_floating_point():
-                return 1.0
-        if self.assume and func is aten.nonzero.default:  # every element is selected
-            result = torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long)
+        if self.assume and func is aten._local_scalar_dense.default:  # control flow on data
+            return self.values.scalar(args[0])
+        if self.assume and func is aten.nonzero.default:
+            result = self.values.positions(args[0])
             self.track(result, str(func))
             return result
         if self.assume and func in _BOOL_INDEX and _asks_bool(args[1]):
-            args = (args[0], _select_everything(args[1]), *args[2:])
+            args = (args[0], self.values.whole_indices(args[1]), *args[2:])
         if func in _MATMULS:
             self._workspace()
-        result = func(*args, **kwargs)
+        result = self._call(func, args, kwargs)
         if self.phase == "optimizer":
             self._track_by_storage(func, args, result)
         else:
@@ -319,6 +322,24 @@ class Recorder(TorchDispatchMode):
         if self.time_it:
             self._kernel(func, args, kwargs, result)
         return result
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operator on fake tensors, its numbers followed where they are known."""
+        if self.assume and self.phase in ("forward", "backward"):
+            if torch.Tag.dynamic_output_shape in func.tags:
+                result = self.values.sized_by_data(func, args, kwargs)
+                if result is not None:
+                    return result
+            if func in _NOTES:
+                self.values.notes.add(_NOTES[func])
+            if func in STAND_INS:
+                self._workspace()
+                result = STAND_INS[func](func, args)
+            else:
+                result = func(*args, **kwargs)
+            self.values.follow(func, args, kwargs, result)
+            return result
+        return func(*args, **kwargs)
 
     def _track_by_storage(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """In the optimizer a layer's events follow its parameters, not the program's position.
@@ -356,7 +377,7 @@ class Recorder(TorchDispatchMode):
         self._unplaced.clear()
 
     def _kernel(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        kind = _kind(func)
+        kind = kind_of(func)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         written = outputs or launches.written(func, args, kwargs)
@@ -369,13 +390,13 @@ class Recorder(TorchDispatchMode):
         if not outputs and self.capability is not None:
             number = launches.multi_tensor(func, args)
         if kind != "view":
-            num_bytes = sum(_moved(t) for t in inputs) + sum(_moved(t) for t in written)
+            num_bytes = sum(moved(t) for t in inputs) + sum(moved(t) for t in written)
             if kind == "gather":  # reads the rows it returns, not the whole table
-                num_bytes = 2 * sum(_moved(t) for t in outputs)
+                num_bytes = 2 * sum(moved(t) for t in outputs)
             formula = flop_registry.get(func._overloadpacket)
             if formula is not None:
                 flops = int(formula(*args, **kwargs, out_val=result))
-                if kind == "attention" and _causal(func, args, kwargs):
+                if kind == "attention" and is_causal(func, args, kwargs):
                     flops //= 2
         self._write_kernel(kind, written[0].dtype, number, flops, num_bytes)
 
@@ -395,68 +416,8 @@ class Recorder(TorchDispatchMode):
         )
 
 
-def _moved(tensor: torch.Tensor) -> int:
-    """Bytes read or written: a broadcast dimension counts once."""
-    elements = 1
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        elements *= size if stride else 1
-    return elements * tensor.element_size()
-
-
-_KIND_BY_NAME = {
-    "embedding": "gather",
-    "index": "gather",
-    "gather": "gather",
-    "embedding_dense_backward": "copy",
-    "clone": "copy",
-    "copy_": "copy",
-    "_to_copy": "copy",
-    "cat": "copy",
-    "mean": "reduce",
-    "sum": "reduce",
-    "_softmax": "reduce",
-    "_log_softmax": "reduce",
-    "_softmax_backward_data": "reduce",
-    "_log_softmax_backward_data": "reduce",
-    "native_layer_norm": "reduce",
-    "native_layer_norm_backward": "reduce",
-}
-
-
-def _kind(func: Any) -> str:
-    name = func._schema.name.removeprefix("aten::")
-    if "attention" in name:
-        return "attention"
-    if func._overloadpacket in flop_registry:
-        return "matmul"
-    returns = func._schema.returns
-    if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
-        return "view"
-    if name in ("detach", "alias", "_unsafe_view") or name.startswith("empty"):
-        return "view"
-    return _KIND_BY_NAME.get(name, "elementwise")
-
-
-def _causal(func: Any, args: Any, kwargs: Any) -> bool:
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.name == "is_causal":
-            return bool(args[i] if i < len(args) else kwargs.get("is_causal", False))
-    return False
-
-
 def _asks_bool(indices: Any) -> bool:
     return any(index is not None and index.dtype == torch.bool for index in indices)
-
-
-def _select_everything(indices: Any) -> list[Any]:
-    """A bool index as the integer indices it stands for when every element is True."""
-    result: list[Any] = []
-    for index in indices:
-        if index is not None and index.dtype == torch.bool:
-            result += [torch.empty((index.numel(),), dtype=torch.long) for _ in range(index.dim())]
-        else:
-            result.append(index)
-    return result
 
 
 def _temporary_rule(

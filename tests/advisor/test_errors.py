@@ -12,6 +12,7 @@ from advisor import errors
 from advisor.errors import AdvisorError, InputError, UnknownNameError, words
 from advisor.locale import LANGUAGES, Message, error_catalogue, sentence
 from advisor.simulate.worker import Worker
+from advisor.tasks import TASKS
 
 ROOT = Path(advisor.__file__).parent.parent
 FILES = [p for package in ("advisor", "trainer", "app") for p in (ROOT / package).rglob("*.py")]
@@ -141,5 +142,5 @@ def test_error_of_the_worker_speaks_chinese():
     assert raised.value.field == "model"
     assert str(raised.value).startswith("There is no model at /nowhere;")
     assert raised.value.sentence("zh").startswith("/nowhere 处没有模型")
-    assert unknown.value.nearest == ("causal-lm",)
-    assert unknown.value.sentence("zh").startswith("task 必须是 causal-lm 之一")
+    assert unknown.value.nearest == tuple(TASKS)
+    assert unknown.value.sentence("zh").startswith("task 必须是 causal-lm、")

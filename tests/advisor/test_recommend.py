@@ -130,6 +130,8 @@ def test_bad_questions_are_refused_in_one_sentence(advisor):
         ask(advisor, method="lora")
     with pytest.raises(UnknownNameError, match="task must be one of"):
         ask(advisor, task="poetry")
+    with pytest.raises(InputError, match=r"can be estimated, .* causal-lm can\."):
+        ask(advisor, task="masked-lm")
 
 
 def test_worker_is_started_again_after_it_died(advisor, answer):

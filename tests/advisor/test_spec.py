@@ -1,0 +1,67 @@
+"""A SPEC of any task is answered with what was assumed, or unknown with the reason."""
+
+import json
+
+import pytest
+
+from advisor.simulate.profile import CONVOLUTIONS
+from advisor.simulate.worker import Worker
+from advisor.spec import answer
+from tests.advisor.simulate.architectures import CASES, UNANSWERED
+
+A100 = {"accelerator": "NVIDIA A100-SXM4-80GB"}
+ENCODER, VISION, SEQ_TO_SEQ, EXPERTS = "bert", "vit", "bart", "qwen3_moe"
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(tmp_path_factory.mktemp("home")))
+        child = Worker()
+        yield child
+        child.close()
+
+
+def ask(worker, task, model, **plan):
+    plan = {"task": task, "per_device_train_batch_size": 3, "max_length": 128, **plan}
+    return answer({"model": model, "plan": plan, "machine": A100}, worker=worker)
+
+
+@pytest.mark.parametrize("name", [ENCODER, VISION, SEQ_TO_SEQ, EXPERTS])
+def test_every_kind_is_answered(worker, name):
+    task, config = CASES[name]
+    found = ask(worker, task, {"config": config})
+    assert found["verdict"] == "fits"
+    assert found["allocated_bytes"] < found["reserved_bytes"] < found["process_bytes"]
+    assert found["step_seconds"] > 0
+    said = " ".join(found["assumptions"])
+    assert ("balanced routing" in said) == (name == EXPERTS)
+    assert ("Source and target" in said) == (name == SEQ_TO_SEQ)
+    assert ("128 tokens" in said) == (name != VISION)
+    low, high = found["interval"]["allocated_bytes"]
+    width = (high - low) / 2 / found["allocated_bytes"]
+    assert (width > 0.049) == (CONVOLUTIONS in said) == (name == VISION)
+
+
+def test_a_model_directory_is_described_for_its_task(worker, tmp_path):
+    task, config = CASES[ENCODER]
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    by_path = ask(worker, task, {"path": str(tmp_path)})
+    assert by_path["allocated_bytes"] == ask(worker, task, {"config": config})["allocated_bytes"]
+
+
+def test_more_rows_need_more(worker):
+    task, config = CASES[VISION]
+    sizes = [
+        ask(worker, task, {"config": config}, per_device_train_batch_size=n)["allocated_bytes"]
+        for n in (2, 8, 32)
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+def test_what_cannot_be_traced_is_unknown_with_the_reason(worker):
+    task, config, reason = UNANSWERED["moonshine"]
+    found = ask(worker, task, {"config": config})
+    assert found["verdict"] == "unknown"
+    assert found["allocated_bytes"] is None
+    assert any(reason in text for text in found["assumptions"])
