@@ -65,8 +65,8 @@ def _numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype, config: Any)
     if name == "labels" and len(shape) != 2:  # a class
         return torch.ones(shape, dtype=dtype)
     result = torch.full(shape, TOKEN, dtype=dtype)
-    end = getattr(config, "eos_token_id", None)
-    if name == "input_ids" and isinstance(end, int):
+    end, size = getattr(config, "eos_token_id", None), getattr(config, "vocab_size", None)
+    if name == "input_ids" and isinstance(end, int) and (size is None or end < size):
         result[..., -1] = end
     return result
 
