@@ -9,21 +9,23 @@ import json
 import math
 import sys
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from advisor import data_parallel
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.home import cache_dir
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
 from advisor.model import ModelDescription
-from advisor.plan import Quantization, TrainingPlan
+from advisor.plan import TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
+from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
-from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
+from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
 from advisor.units import MIB
@@ -78,25 +80,32 @@ class Estimator:
         self,
         plan: TrainingPlan,
         *,
-        loop: Literal["trainer", "script"] = "trainer",
+        loop: LoopKind = "trainer",
         expand_kv: bool = False,
+        selective_checkpointing: bool = False,
     ) -> MemoryEstimate:
         """Peak of a steady step with the longest batch the data set can make.
 
         Raises:
             SimulationError: this cannot be simulated; the answer is unknown.
         """
-        structure = self._structure(plan, loop=loop, expand_kv=expand_kv)
+        structure = self._structure(
+            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
+        )
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
         assumptions = [f"Every row of the worst batch has {length:,} tokens.", *profile.notes]
         if plan.fp16:
             assumptions.append("The loss scaler's few scalars are not counted.")
+        assumptions += data_parallel.assumptions(plan)
         gpu = self._gpu(plan)
         if gpu is None:
-            return self._on_cpu(profile, batch, length, depth, assumptions)
-        return self._on_gpu(profile, batch, length, depth, gpu, assumptions, plan.quantization)
+            return self._on_cpu(profile, batch, length, depth, assumptions, plan)
+        expandable = loop == "torchtitan"
+        return self._on_gpu(
+            profile, batch, length, depth, gpu, assumptions, plan, expandable=expandable
+        )
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -130,16 +139,16 @@ class Estimator:
             total_seconds=total,
             total_seconds_interval=None if total is None else (total * low, total * high),
             regime=cost.regime,
-            assumptions=(rates.assumption,),
+            assumptions=(rates.assumption, *data_parallel.time_assumptions(plan)),
         )
 
     def timeline(self, plan: TrainingPlan, points: int = 400) -> StepTimeline:
         """Allocated bytes by category through one steady step, thinned to about `points`."""
         structure = self._structure(plan)
         profile = self._profile(structure)
-        program = profile.program(self._depth(structure, profile))
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
-        blocks = profile.sizes(batch, length, program.depth)[program.template]
+        depth = self._depth(structure, profile)
+        program, blocks = unrolled(profile, batch, length, depth, buckets_of(plan))
         deltas = program.deltas(blocks)
         slots = np.where(program.events >= 0, program.events, -program.events - 1)
         start, end = program.steady()
@@ -170,9 +179,9 @@ class Estimator:
         depth = self._depth(structure, profile)
         gpu = self._gpu(plan)
         if gpu is None:
-            memory = self._on_cpu(profile, batch, length, depth, [])
+            memory = self._on_cpu(profile, batch, length, depth, [], plan)
         else:
-            memory = self._on_gpu(profile, batch, length, depth, gpu, [], plan.quantization)
+            memory = self._on_gpu(profile, batch, length, depth, gpu, [], plan)
         rates = self._rates(plan)
         if rates is None:
             return memory, None
@@ -191,14 +200,22 @@ class Estimator:
         self,
         plan: TrainingPlan,
         *,
-        loop: Literal["trainer", "script"] = "trainer",
+        loop: LoopKind = "trainer",
         expand_kv: bool = False,
+        selective_checkpointing: bool = False,
     ) -> Structure:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
             raise SimulationError("estimate.no_capability", name=gpu.name)
         capability = None if gpu is None else gpu.compute_capability
-        return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
+        return structure_of(
+            plan,
+            self._model.config,
+            capability,
+            loop=loop,
+            expand_kv=expand_kv,
+            selective_checkpointing=selective_checkpointing,
+        )
 
     def _profile(self, structure: Structure) -> Profile:
         return self._store.get(structure, self._on_progress)
@@ -223,22 +240,28 @@ class Estimator:
         depth: int,
         gpu: Gpu,
         assumptions: list[str],
-        quantization: Quantization | None,
+        plan: TrainingPlan,
+        *,
+        expandable: bool = False,
     ) -> MemoryEstimate:
+        quantization = plan.quantization
         capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
         context, spread, source = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
-        room = None if capacity is None else max(capacity - context, 0)
-        peaks = _replayed(profile, batch, length, depth, room, quantization)
+        outside, outside_spread = data_parallel.communicator_bytes(plan)
+        room = None if capacity is None else max(capacity - context - outside, 0)
+        peaks = _replayed(profile, batch, length, depth, room, plan, expandable=expandable)
         measured_card = gpu.compute_capability == (7, 5)
-        low, high = _RESERVED_ERROR[quantization is not None, measured_card]
+        alone = _RESERVED_ERROR[quantization is not None, measured_card]
+        low, high = data_parallel.reserved_error(plan, alone)
         allocated = _around(peaks.allocated, _ALLOCATED_ERROR[measured_card])
         reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
+        context, spread = context + outside, spread + outside_spread
         process = (reserved[0] + context - spread, reserved[1] + context + spread)
         if peaks.num_retries:
             assumptions.append(
                 "The allocator has to return its cache to stay within the free memory: slower."
             )
-        assumptions.append(f"CUDA context {context / MIB:,.0f} MiB, {source}.")
+        assumptions.append(f"CUDA context {(context - outside) / MIB:,.0f} MiB, {source}.")
         if quantization is not None:
             assumptions.append(
                 "What loading leaves in the allocator's cache differs between versions of "
@@ -268,11 +291,18 @@ class Estimator:
         )
 
     def _on_cpu(
-        self, profile: Profile, batch: int, length: int, depth: int, assumptions: list[str]
+        self,
+        profile: Profile,
+        batch: int,
+        length: int,
+        depth: int,
+        assumptions: list[str],
+        plan: TrainingPlan,
     ) -> MemoryEstimate:
-        peaks = replay.live(profile, batch, length, depth, CPU_ROUNDING)
+        at, buckets = (profile, batch, length, depth), buckets_of(plan)
+        peaks = replay.live(*at, CPU_ROUNDING, buckets)
         baseline = self._baseline
-        kept = replay.resident(profile, batch, length, depth) if GLIBC else peaks.allocated
+        kept = replay.resident(*at, buckets) if GLIBC else peaks.allocated
         process = baseline + kept
         interval = _around(process, 0.08)
         assumptions.append(
@@ -300,7 +330,8 @@ class Estimator:
         gpu = self._gpu(plan)
         if gpu is None:
             return self._baseline
-        return _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)[0]
+        context = _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)[0]
+        return context + data_parallel.communicator_bytes(plan)[0]
 
     @cached_property
     def _baseline(self) -> int:
@@ -383,15 +414,24 @@ def _replayed(
     length: int,
     depth: int,
     room: int | None,
-    quantization: Quantization | None,
+    plan: TrainingPlan,
+    *,
+    expandable: bool,
 ) -> replay.Peaks:
     """The peaks within `room` bytes, without the limit where that is too little."""
+    quantization, buckets = plan.quantization, buckets_of(plan)
 
     def run(loading: replay.Loading | None) -> replay.Peaks:
+        def within(limit: int | None) -> replay.Peaks:
+            return replay.on_cuda(
+                profile, batch, length, depth, limit, loading,
+                buckets=buckets, expandable=expandable,
+            )  # fmt: skip
+
         try:
-            return replay.on_cuda(profile, batch, length, depth, room, loading)
+            return within(room)
         except OutOfMemoryError:
-            return replay.on_cuda(profile, batch, length, depth, None, loading)
+            return within(None)
 
     if quantization is None:
         return run(None)

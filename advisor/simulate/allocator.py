@@ -1,4 +1,4 @@
-"""A model of PyTorch's CUDACachingAllocator: one stream, default settings.
+"""A model of PyTorch's CUDACachingAllocator: default settings, a pool for each stream.
 
 Rules, as in c10/cuda/CUDACachingAllocator.cpp of torch 2.x: a request is rounded up to 512 B. Up to
 1 MiB it is served from the small pool, whose segments are 2 MiB; above, from the large pool, whose
@@ -7,6 +7,11 @@ best fit is the smallest free block that is large enough, lowest address first. 
 when the rest is at least 512 B (small pool) or more than 1 MiB (large pool); an unsplit rest counts
 as allocated. Free neighbours of one segment merge. When the driver refuses, all wholly free
 segments are returned and the request tried once more.
+
+With expandable segments each pool has one segment, which grows at its end by pages of 2 or 20 MiB,
+and every rest of 512 B is split off (read in source).
+
+A block freed on one stream serves requests of that stream alone.
 
 New segments get descending addresses, as cudaMalloc hands them out; this decides between free
 blocks of equal size (measured T4 runs with eager attention come out exact with it, 4 to 10 % off
@@ -33,13 +38,25 @@ def block_bytes(request: int) -> int:
     return max(ROUNDING, (request + ROUNDING - 1) // ROUNDING * ROUNDING)
 
 
-class _Block:
-    __slots__ = ("address", "before", "behind", "free", "size", "small")
+class _Pool:
+    """Free blocks of one stream and kind, in the order of best fit."""
 
-    def __init__(self, address: int, size: int, small: bool) -> None:
+    __slots__ = ("end", "free", "small")
+
+    def __init__(self, small: bool) -> None:
+        self.small = small
+        self.free: list[_Block] = []
+        self.end: _Block | None = None
+        """Last block of the one expandable segment."""
+
+
+class _Block:
+    __slots__ = ("address", "before", "behind", "free", "pool", "size")
+
+    def __init__(self, address: int, size: int, pool: _Pool) -> None:
         self.address = address
         self.size = size
-        self.small = small
+        self.pool = pool
         self.free = False
         self.before: _Block | None = None
         self.behind: _Block | None = None
@@ -53,45 +70,60 @@ class CachingAllocator:
 
     Args:
         capacity_bytes: what the driver can give; None is without limit.
+        expandable: PYTORCH_ALLOC_CONF=expandable_segments:True.
     """
 
-    def __init__(self, capacity_bytes: int | None = None) -> None:
+    def __init__(self, capacity_bytes: int | None = None, *, expandable: bool = False) -> None:
         self.capacity_bytes = capacity_bytes
+        self.expandable = expandable
         self.allocated = self.reserved = 0
         self.peak_allocated = self.peak_reserved = 0
         self.num_retries = 0
-        self._free: tuple[list[_Block], list[_Block]] = ([], [])  # large pool, small pool
+        self._pools: dict[tuple[int, bool], _Pool] = {}
         self._next_address = 1 << 60
 
-    def malloc(self, request: int) -> _Block:
-        """Serve `request` bytes.
+    def malloc(self, request: int, stream: int = 0) -> _Block:
+        """Serve `request` bytes from the pools of a stream.
 
         Raises:
             OutOfMemoryError: the capacity is exceeded.
         """
         size = max(ROUNDING, (request + ROUNDING - 1) // ROUNDING * ROUNDING)
         small = size <= SMALL_REQUEST
-        pool = self._free[small]
-        i = bisect_left(pool, (size, 0), key=lambda b: (b.size, b.address))
-        block = pool.pop(i) if i < len(pool) else self._segment(size, small)
+        pool = self._pools.get((stream, small))
+        if pool is None:
+            pool = self._pools[stream, small] = _Pool(small)
+        block = self._find(size, pool)
         rest = block.size - size
-        if rest >= ROUNDING if small else rest > SMALL_REQUEST:
-            tail = _Block(block.address + size, rest, small)
+        if rest >= ROUNDING if small or self.expandable else rest > SMALL_REQUEST:
+            tail = _Block(block.address + size, rest, pool)
             tail.free = True
             tail.before, tail.behind = block, block.behind
             if block.behind is not None:
                 block.behind.before = tail
+            else:
+                pool.end = tail
             block.behind, block.size = tail, size
-            insort(pool, tail)
+            insort(pool.free, tail)
         block.free = False
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
+    def _find(self, size: int, pool: _Pool) -> _Block:
+        """The best fit, no longer among the free; expandable, the open end comes last."""
+        free = pool.free
+        i = bisect_left(free, (size, 0), key=lambda b: (b.size, b.address))
+        if self.expandable:
+            if i + 1 < len(free) and free[i] is pool.end:
+                i += 1
+            return free.pop(i) if i < len(free) else self._grow(size, pool)
+        return free.pop(i) if i < len(free) else self._segment(size, pool)
+
     def free(self, block: _Block) -> None:
         """Take a block back and merge it with its free neighbours."""
         self.allocated -= block.size
-        pool = self._free[block.small]
+        pool = block.pool
         behind = block.behind
         if behind is not None and behind.free:
             self._remove(pool, behind)
@@ -108,22 +140,61 @@ class CachingAllocator:
                 block.behind.before = before
             block = before
         block.free = True
-        insort(pool, block)
+        if block.behind is None:
+            pool.end = block
+        insort(pool.free, block)
 
     def empty_cache(self) -> None:
-        """Return every wholly free segment to the driver."""
-        for pool in self._free:
-            whole = [b for b in pool if b.before is None and b.behind is None]
-            self.reserved -= sum(b.size for b in whole)
-            pool[:] = [b for b in pool if b.before is not None or b.behind is not None]
+        """Return every wholly free segment to the driver.
 
-    def _segment(self, size: int, small: bool) -> _Block:
-        if small:
+        Of an expandable segment the free end goes back; free pages inside it would go too, which
+        is not modelled.
+        """
+        for pool in self._pools.values():
+            gone = [
+                b for b in pool.free if b.behind is None and (b.before is None or self.expandable)
+            ]
+            for block in gone:
+                self.reserved -= block.size
+                pool.end = block.before
+                if block.before is not None:
+                    block.before.behind = None
+            pool.free[:] = [b for b in pool.free if b not in gone]
+
+    def _grow(self, size: int, pool: _Pool) -> _Block:
+        """Map pages behind the last block of the pool's segment until `size` bytes are free."""
+        end, page = pool.end, SMALL_SEGMENT if pool.small else LARGE_SEGMENT
+        has = end.size if end is not None and end.free else 0
+        more = (size - has + page - 1) // page * page
+        self._take(more)
+        if pool.end is not end:  # the free end was returned to make room
+            return self._grow(size, pool)
+        if end is not None and end.free:
+            self._remove(pool, end)
+            end.size += more
+            return end
+        address = self._next_address if end is None else end.address + end.size
+        if end is None:
+            self._next_address += 1 << 48
+        block = _Block(address, more, pool)
+        block.before = end
+        if end is not None:
+            end.behind = block
+        pool.end = block
+        return block
+
+    def _segment(self, size: int, pool: _Pool) -> _Block:
+        if pool.small:
             segment = SMALL_SEGMENT
         elif size < MIN_LARGE_REQUEST:
             segment = LARGE_SEGMENT
         else:
             segment = (size + 2 * MIB - 1) // (2 * MIB) * (2 * MIB)
+        self._take(segment)
+        self._next_address -= segment + 2 * MIB
+        return _Block(self._next_address, segment, pool)
+
+    def _take(self, segment: int) -> None:
         if self.capacity_bytes is not None and self.reserved + segment > self.capacity_bytes:
             self.empty_cache()
             self.num_retries += 1
@@ -134,9 +205,8 @@ class CachingAllocator:
                 )
         self.reserved += segment
         self.peak_reserved = max(self.peak_reserved, self.reserved)
-        self._next_address -= segment + 2 * MIB
-        return _Block(self._next_address, segment, small)
 
     @staticmethod
-    def _remove(pool: list[_Block], block: _Block) -> None:
-        del pool[bisect_left(pool, (block.size, block.address), key=lambda b: (b.size, b.address))]
+    def _remove(pool: _Pool, block: _Block) -> None:
+        free = pool.free
+        del free[bisect_left(free, (block.size, block.address), key=lambda b: (b.size, b.address))]

@@ -24,7 +24,7 @@ from advisor.plan import Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -32,6 +32,7 @@ So that old files are made again.
 
 EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
+LoopKind = Literal["trainer", "script", "torchtitan"]
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
 BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
@@ -39,6 +40,15 @@ BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 DECAY_ALLOCATES = frozenset({"sgd", "adagrad", "rmsprop"})
 """Optimizers that make a copy of the gradients to add the decay (torch/optim, foreach and loop)."""
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """FSDP2 as accelerate prepares it."""
+
+    devices: int
+    reshard_after_forward: bool = True
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +81,15 @@ class Structure:
     """A batch of one row takes other view paths through the same code."""
     device: Literal["cuda", "cpu"] = "cuda"
     compute_capability: tuple[int, int] | None = None
-    loop: Literal["trainer", "script"] = "trainer"
+    loop: LoopKind = "trainer"
     expand_kv: bool = False
+    selective_checkpointing: bool = False
+    """Recompute all but every second matrix product and attention (torchtitan's "op")."""
     sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
+    sharding: Sharding | None = None
+    """Not None: one rank of FSDP2. Replicated data parallel takes the step of one device."""
+    outputs_cloned: bool = False
+    """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
 
     def config_dict(self) -> dict[str, Any]:
         """The config as a dict."""
@@ -110,8 +126,9 @@ def structure_of(
     config: Mapping[str, Any],
     compute_capability: tuple[int, int] | None,
     *,
-    loop: Literal["trainer", "script"] = "trainer",
+    loop: LoopKind = "trainer",
     expand_kv: bool = False,
+    selective_checkpointing: bool = False,
 ) -> Structure:
     """The structure of a plan on a card of this compute capability; None is a CPU."""
     return Structure(
@@ -136,6 +153,19 @@ def structure_of(
         compute_capability=compute_capability,
         loop=loop,
         expand_kv=expand_kv,
+        selective_checkpointing=selective_checkpointing,
+        sharding=_sharding(plan),
+        outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
+    )
+
+
+def _sharding(plan: TrainingPlan) -> Sharding | None:
+    if not plan.is_sharded():
+        return None
+    return Sharding(
+        devices=plan.devices,
+        reshard_after_forward=plan.sharded().reshard_after_forward,
+        activation_checkpointing=plan.sharded().activation_checkpointing,
     )
 
 
@@ -182,6 +212,8 @@ class Program:
     """int32 per slot: which row of the profile's coefficients."""
     categories: np.ndarray
     """int8 per slot: index into memory.CATEGORIES."""
+    streams: np.ndarray
+    """int8 per slot: the stream it was allocated on, 0 is the default one."""
     marks: tuple[tuple[int, str], ...]
     """(number of events before it, label)."""
 
@@ -237,6 +269,8 @@ class Profile:
     slope: np.ndarray
     """Bytes a template grows with each further layer."""
     categories: np.ndarray
+    streams: np.ndarray
+    """Stream of each template; each has a pool of its own in the allocator."""
     rules: dict[int, Rule]
     segments: list[Any]
     """["global", events] or ["sweep", ascending, [events of the layer templates]]; see fit.py."""
@@ -294,6 +328,7 @@ class Profile:
             coefficients=self.coefficients,
             slope=self.slope,
             categories=self.categories,
+            streams=self.streams,
             **{f"kernels_{name}": getattr(k, name) for name in k.__dataclass_fields__},
         )
         temporary = path.with_suffix(f".{id(self)}.tmp")
@@ -315,6 +350,7 @@ class Profile:
                     coefficients=data["coefficients"],
                     slope=data["slope"],
                     categories=data["categories"],
+                    streams=data["streams"],
                     rules={
                         int(r): Rule(
                             name=v[0], index=v[1], arguments=np.array(v[2]), slope=np.array(v[3])
@@ -383,6 +419,7 @@ def _unroll(profile: Profile, depth: int) -> Program:
         events=np.array(events, dtype=np.int64),
         template=template,
         categories=profile.categories[template],
+        streams=profile.streams[template],
         marks=tuple(marks),
     )
 

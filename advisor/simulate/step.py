@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advisor.simulate import cuda, optimizers, patches
+from advisor.simulate import cuda, optimizers, parallel, patches
 from advisor.simulate.build import build_on_meta, find_layers
 from advisor.simulate.loading import materialise
 from advisor.simulate.optimizers import Prepared
@@ -43,15 +43,20 @@ def record(structure: Structure, *, depth: int, batch: int, length: int) -> Trac
         if structure.device == "cuda":
             assert structure.compute_capability is not None
             stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
+        mesh = stack.enter_context(parallel.sharding(structure, recorder))
         stack.enter_context(fake)
         stack.enter_context(torch.device("cpu"))
-        materialise(model, recorder, structure)
+        if structure.sharding is None:
+            materialise(model, recorder, structure)
+        else:
+            materialise(model, Recorder(None), structure)  # on the host
+            model = parallel.shard(model, recorder, structure, mesh)
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
         optimizer = _optimizer(model, recorder, structure)
         loop = _script_step if structure.loop == "script" else _trainer_step
-        if structure.autocast is not None:
+        if structure.autocast is not None and structure.sharding is None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, batch, length)
         for number in range(2):
@@ -98,6 +103,8 @@ def _trainer_step(
     for batch in batches:
         with recorder.in_phase("forward"):
             output = model(**batch, num_items_in_batch=items)
+            if structure.outputs_cloned:
+                output = parallel.cloned(output)
             loss = output["loss"] if isinstance(output, dict) else output[0]
             del output
             recorder.layer = GLOBAL
@@ -236,9 +243,11 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
 
         return hook
 
-    for number, layer in enumerate(find_layers(model)[1]):
+    for number, wrapped in enumerate(find_layers(model)[1]):
+        layer = getattr(wrapped, "_checkpoint_wrapped_module", wrapped)
         layer.register_forward_pre_hook(enter(number), with_kwargs=True)
-        layer.register_forward_hook(leave(number), with_kwargs=True)
+        # first of all: what sharding does at a layer's backward is that layer's
+        layer.register_forward_hook(leave(number), with_kwargs=True, prepend=True)
     head = model.get_output_embeddings()  # type: ignore[operator]
     if head is not None:
 
