@@ -100,7 +100,9 @@ def _trainer_step(
         batches = [make_batch() for _ in range(micro_batches)]
         items = sum((b["labels"][..., 1:].ne(-100).sum() for b in batches), torch.zeros(()))
     loss = None
-    for batch in batches:
+    for index, batch in enumerate(batches):
+        if structure.sharding is not None:  # accelerate's no_sync
+            model.set_requires_gradient_sync(index == micro_batches - 1)  # type: ignore[operator]
         with recorder.in_phase("forward"):
             output = model(**batch, num_items_in_batch=items)
             if structure.outputs_cloned:

@@ -103,6 +103,14 @@ def test_layers_repeat_as_a_direct_trace_shows(checkpointing, profiles):
     assert replay.on_cuda(repeated, 3, 448, DEPTH) == replay.on_cuda(direct, 3, 448, DEPTH)
 
 
+@pytest.mark.full
+def test_accumulation_keeps_whole_gradients_between_micro_batches(profiles):
+    found = profile_of(dataclasses.replace(sharded(), accumulate=True))
+    assert found.replicated  # no reduction before the last one (accelerate's no_sync)
+    more = live_bytes(found, "forward1") - live_bytes(profiles["resharded"], "forward1")
+    assert more > 2 * ALL
+
+
 def test_side_streams_have_pools_of_their_own(profiles):
     program = profiles["resharded"].program(DEPTH)
     assert set(program.streams.tolist()) == {0, 1, 2}  # computation, all-gather, reduce-scatter
