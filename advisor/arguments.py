@@ -347,12 +347,14 @@ _FSDP_DEFAULTS = {
 """Keys of fsdp_config that a plan knows in their default only."""
 
 
-def _fsdp_config(values: Mapping[str, Any]) -> dict[str, Any]:
+def _fsdp_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """What changes memory; a key that a plan does not know is refused by name."""
     if values["fsdp"] is not True or isinstance(values["fsdp_config"], str):
         name = "fsdp_config" if values["fsdp"] is True else "fsdp"
         raise InputError("arguments.outside_the_plan", got=shown(values[name]), field=name)
-    given = {k.removeprefix("fsdp_"): v for k, v in (values["fsdp_config"] or {}).items()}
+    if values["fsdp_config"] is None:
+        return None
+    given = {k.removeprefix("fsdp_"): v for k, v in values["fsdp_config"].items()}
     given.pop("state_dict_type", None)  # of checkpoints alone
     for name, default in _FSDP_DEFAULTS.items():
         if given.pop(name, default) != default:
