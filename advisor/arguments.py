@@ -52,6 +52,15 @@ _QUANTIZATION_NAMES = (
 _CHECKPOINTING_NAMES = tuple(f.name for f in dataclasses.fields(Checkpointing))
 ONLY_WHEN_PINNED = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 """Written for a user who asked for them, never by us."""
+ONLY_WHEN_SET = (
+    "optim_args",
+    "optim_target_modules",
+    "fsdp",
+    "fsdp_config",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+)
+"""Left out where None."""
 CONSTANTS: dict[str, Any] = {
     "output_dir": "checkpoints",
     "do_train": True,
@@ -132,7 +141,7 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
             values[advice.field] = records.encode(advice.value)
     encoded = plan.to_dict()
     values.update({name: encoded[name] for name in shared_fields()})
-    for name in ("optim_args", "optim_target_modules"):
+    for name in ONLY_WHEN_SET:
         if values[name] is None:
             del values[name]
     if plan.activation_checkpointing:
@@ -253,7 +262,7 @@ _OUTSIDE_THE_PLAN = (
     "torch_compile_backend",
     "torch_compile_mode",
     "use_liger_kernel",
-    "fsdp",
+    "ddp_static_graph",
     "deepspeed",
     "auto_find_batch_size",
 )
@@ -291,6 +300,7 @@ def plan_from_arguments(
         values = {name: arguments.get(name, f.default) for name, f in known.items()}
     _refuse_outside_the_plan(values)
     plan = {name: values[name] for name in shared_fields()}
+    plan["fsdp_config"] = _fsdp_config(values) if plan["fsdp"] else None
     plan["activation_checkpointing"] = bool(values["activation_checkpointing"])
     if values["max_steps"] > 0:
         plan["num_train_epochs"] = None
@@ -340,6 +350,37 @@ def _refuse_outside_the_plan(values: Mapping[str, Any]) -> None:
         raise InputError(
             "arguments.use_reentrant", got=shown(kwargs), field="activation_checkpointing_kwargs"
         )
+
+
+_FSDP_DEFAULTS = {
+    "min_num_params": 0,
+    "xla": False,
+    "xla_fsdp_v2": False,
+    "xla_fsdp_grad_ckpt": False,
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "cpu_offload": False,
+    "cpu_ram_efficient_loading": False,
+}
+"""Keys of fsdp_config that a plan knows in their default only."""
+
+
+def _fsdp_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What changes memory; a key that a plan does not know is refused by name."""
+    if values["fsdp"] is not True or isinstance(values["fsdp_config"], str):
+        name = "fsdp_config" if values["fsdp"] is True else "fsdp"
+        raise InputError("arguments.outside_the_plan", got=shown(values[name]), field=name)
+    if values["fsdp_config"] is None:
+        return None
+    given = {k.removeprefix("fsdp_"): v for k, v in values["fsdp_config"].items()}
+    given.pop("state_dict_type", None)  # of checkpoints alone
+    for name, default in _FSDP_DEFAULTS.items():
+        if given.pop(name, default) != default:
+            raise InputError(
+                "arguments.outside_the_plan",
+                got=shown(values["fsdp_config"]),
+                field=f"fsdp_config.{name}",
+            )
+    return given
 
 
 def _with_whole_cadences(plan: dict[str, Any], num_rows: int | None) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from advisor import data_parallel
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
@@ -23,8 +24,9 @@ from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
 from advisor.plan import TrainingPlan
 from advisor.simulate import replay
+from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
-from advisor.simulate.profile import PHASES, Profile, Structure, structure_of
+from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
 from advisor.tasks import find_task
@@ -64,16 +66,19 @@ class Estimator:
         self,
         plan: TrainingPlan,
         *,
-        loop: Literal["trainer", "script"] = "trainer",
+        loop: LoopKind = "trainer",
         expand_kv: bool = False,
         expandable: bool = False,
+        selective_checkpointing: bool = False,
     ) -> MemoryEstimate:
         """Peak of a steady step with the longest batch the data set can make.
 
         Raises:
             SimulationError: this cannot be simulated; the answer is unknown.
         """
-        structure = self._structure(plan, loop=loop, expand_kv=expand_kv)
+        structure = self._structure(
+            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
+        )
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
@@ -82,16 +87,18 @@ class Estimator:
             assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
         if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
+        assumptions += data_parallel.assumptions(plan)
         asked = Asked(
             profile=profile,
             batch=batch,
             length=length,
             depth=depth,
             assumptions=tuple(assumptions),
-            quantization=plan.quantization,
             evaluation=self._evaluation(plan, structure, length),
             learned=self._known_of(plan),
-            expandable=expandable,
+            expandable=expandable or loop == "torchtitan",
+            buckets=buckets_of(plan),
+            plan=plan,
         )
         return self._peaks(asked, plan)
 
@@ -134,16 +141,16 @@ class Estimator:
             total_seconds_interval=None if total is None else (total * low, total * high),
             regime=cost.regime,
             correction=speed,
-            assumptions=tuple(assumptions),
+            assumptions=(*assumptions, *data_parallel.time_assumptions(plan)),
         )
 
     def timeline(self, plan: TrainingPlan, points: int = 400) -> StepTimeline:
         """Allocated bytes by category through one steady step, thinned to about `points`."""
         structure = self._structure(plan)
         profile = self._profile(structure)
-        program = profile.program(self._depth(structure, profile))
         batch, length = plan.per_device_train_batch_size, self._longest(plan)
-        blocks = profile.sizes(batch, length, program.depth)[program.template]
+        depth = self._depth(structure, profile)
+        program, blocks = unrolled(profile, batch, length, depth, buckets_of(plan))
         deltas = program.deltas(blocks)
         slots = np.where(program.events >= 0, program.events, -program.events - 1)
         start, end = program.steady()
@@ -177,7 +184,8 @@ class Estimator:
             batch=batch,
             length=length,
             depth=depth,
-            quantization=plan.quantization,
+            plan=plan,
+            buckets=buckets_of(plan),
             learned=self._known_of(plan),
         )
         memory = self._peaks(asked, plan)
@@ -209,14 +217,22 @@ class Estimator:
         self,
         plan: TrainingPlan,
         *,
-        loop: Literal["trainer", "script"] = "trainer",
+        loop: LoopKind = "trainer",
         expand_kv: bool = False,
+        selective_checkpointing: bool = False,
     ) -> Structure:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
             raise SimulationError("estimate.no_capability", name=gpu.name)
         capability = None if gpu is None else gpu.compute_capability
-        return structure_of(plan, self._model.config, capability, loop=loop, expand_kv=expand_kv)
+        return structure_of(
+            plan,
+            self._model.config,
+            capability,
+            loop=loop,
+            expand_kv=expand_kv,
+            selective_checkpointing=selective_checkpointing,
+        )
 
     def _evaluation(
         self, plan: TrainingPlan, structure: Structure, length: int
@@ -256,7 +272,8 @@ class Estimator:
         gpu = self._gpu(plan)
         if gpu is None:
             return self._baseline
-        return context_of(gpu, self._known_of(plan))[0]
+        context = context_of(gpu, self._known_of(plan))[0]
+        return context + data_parallel.communicator_bytes(plan)[0]
 
     @cached_property
     def _baseline(self) -> int:

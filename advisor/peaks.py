@@ -6,12 +6,14 @@ import statistics
 import sys
 from dataclasses import dataclass
 
+from advisor import data_parallel
 from advisor.calibration import NOTHING, Learned
 from advisor.hardware.machine import Gpu
 from advisor.memory import MemoryEstimate
-from advisor.plan import Quantization
+from advisor.plan import TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
+from advisor.simulate.buckets import Buckets
 from advisor.simulate.profile import CONVOLUTIONS, Profile
 from advisor.units import MIB
 
@@ -52,7 +54,9 @@ class Asked:
     """Tokens of every row."""
     depth: int
     assumptions: tuple[str, ...] = ()
-    quantization: Quantization | None = None
+    plan: TrainingPlan
+    buckets: Buckets | None = None
+    """Of replicated data parallel."""
     evaluation: replay.Evaluation | None = None
     learned: Learned = NOTHING
     expandable: bool = False
@@ -72,27 +76,32 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
     """The step replayed through the caching allocator within what the card has free."""
     capacity = gpu.free_bytes if gpu.free_bytes is not None else gpu.total_bytes
     context, spread, source = context_of(gpu, asked.learned)
-    peaks = _replayed(asked, None if capacity is None else max(capacity - context, 0))
+    outside, outside_spread = data_parallel.communicator_bytes(asked.plan)
+    around_torch, spread_around = context + outside, spread + outside_spread
+    peaks = _replayed(asked, None if capacity is None else max(capacity - around_torch, 0))
     is_measured = gpu.compute_capability == MEASURED_CARD
     least = _least_error(asked.profile)
-    low, high = (
-        max(share, least) for share in _RESERVED_ERROR[asked.quantization is not None, is_measured]
-    )
+    alone = _RESERVED_ERROR[asked.plan.quantization is not None, is_measured]
+    shares = data_parallel.reserved_error(asked.plan, alone)
+    low, high = (max(share, least) for share in shares)
     reserved = (math.floor(peaks.reserved * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
     categories = dict(peaks.categories)
-    categories["context"] = context
+    categories["context"] = around_torch
     categories["fragmentation"] = peaks.reserved - peaks.allocated
     found = MemoryEstimate(
         allocated_bytes=peaks.allocated,
         reserved_bytes=peaks.reserved,
-        process_bytes=peaks.reserved + context,
+        process_bytes=peaks.reserved + around_torch,
         interval={
             "allocated_bytes": around(peaks.allocated, max(_ALLOCATED_ERROR[is_measured], least)),
             "reserved_bytes": reserved,
-            "process_bytes": (reserved[0] + context - spread, reserved[1] + context + spread),
+            "process_bytes": (
+                reserved[0] + around_torch - spread_around,
+                reserved[1] + around_torch + spread_around,
+            ),
         },
         capacity_bytes=capacity,
-        occasions={name: value + context for name, value in peaks.occasions.items()},
+        occasions={name: value + around_torch for name, value in peaks.occasions.items()},
         phases=peaks.phases,
         categories=categories,
         assumptions=(
@@ -108,12 +117,12 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
     said = []
     if peaks.num_retries:
         said.append("The allocator has to return its cache to stay within the free memory: slower.")
-    if asked.quantization is not None:
+    if asked.plan.quantization is not None:
         said.append(
             "What loading leaves in the allocator's cache differs between versions of "
             "transformers: of three ways to load, the middle is told."
         )
-        if asked.quantization.load_in_8bit:
+        if asked.plan.quantization.load_in_8bit:
             said.append("int8: no outlier columns; never measured.")
     if asked.expandable:
         said.append("Expandable segments: read in source, never measured.")
@@ -135,6 +144,7 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
                 limit,
                 loading,
                 evaluation,
+                buckets=asked.buckets,
                 expandable=asked.expandable,
             )
 
@@ -146,9 +156,9 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
             return peaks
         return within(None, asked.evaluation)
 
-    if asked.quantization is None:
+    if asked.plan.quantization is None:
         return run(None)
-    ways = replay.LOADINGS[4 if asked.quantization.load_in_4bit else 8]
+    ways = replay.LOADINGS[4 if asked.plan.quantization.load_in_4bit else 8]
     return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
 
 
@@ -161,11 +171,13 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         free_bytes: of host memory.
     """
     shape = (asked.profile, asked.batch, asked.length, asked.depth)
-    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation)
+    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, asked.buckets)
     factor = asked.learned.memory()
 
     def kept(evaluation: replay.Evaluation | None, live: int) -> int:
-        return round((replay.resident(*shape, evaluation) if GLIBC else live) * factor)
+        return round(
+            (replay.resident(*shape, evaluation, asked.buckets) if GLIBC else live) * factor
+        )
 
     steady = kept(None, peaks.allocated)
     occasions = {name: baseline + value for name, value in peaks.occasions.items()}

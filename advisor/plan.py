@@ -79,6 +79,17 @@ class Checkpointing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FsdpConfig:
+    """FSDP2; field names are those of TrainingArguments' `fsdp_config`."""
+
+    version: Literal[2] = 2
+    reshard_after_forward: bool = True
+    """Gathered weights go after a block's forward and are gathered again for its backward."""
+    activation_checkpointing: bool = False
+    """FSDP's own; stands in the place of the argument of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """What is trained, how, and on how many devices."""
 
@@ -101,8 +112,15 @@ class TrainingPlan:
     """Whether batches are padded, so that the model gets a mask that is not all ones."""
     offload: Literal["none"] = "none"
     devices: int = 1
-    """Data-parallel devices."""
+    """Data-parallel devices; more than one without `fsdp` are replicas (DDP)."""
     use_cpu: bool = False
+    fsdp: bool | None = None
+    """Weights, gradients and optimizer states are sharded over the devices (FSDP2)."""
+    fsdp_config: FsdpConfig | None = None
+    ddp_bucket_cap_mb: int | None = None
+    """Gradients that replicas send together, MiB; None is 25."""
+    ddp_find_unused_parameters: bool | None = None
+    """None as Trainer decides."""
 
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 8
@@ -204,6 +222,35 @@ class TrainingPlan:
             self.dataloader_prefetch_factor is not None or self.dataloader_persistent_workers
         ):
             raise PlanError("plan.workers", field="dataloader_num_workers")
+        self._check_parallel()
+
+    def _check_parallel(self) -> None:
+        if self.fsdp and self.use_cpu:
+            raise PlanError("plan.fsdp_cpu", field="fsdp")
+        if self.fsdp_config is not None and not self.fsdp:
+            raise PlanError("plan.fsdp_config", field="fsdp_config")
+        if self.sharded().activation_checkpointing and self.activation_checkpointing:
+            raise PlanError("plan.fsdp_checkpointing", field="activation_checkpointing")
+        cap = self.ddp_bucket_cap_mb
+        _require(cap is None or cap >= 1, "ddp_bucket_cap_mb", _AT_LEAST_1, cap)
+
+    def sharded(self) -> FsdpConfig:
+        """`fsdp_config` or its defaults."""
+        return self.fsdp_config or FsdpConfig()
+
+    def is_sharded(self) -> bool:
+        """Whether FSDP2 changes the step: one device holds everything anyway."""
+        return bool(self.fsdp) and self.devices > 1
+
+    def is_replicated(self) -> bool:
+        """Whether Trainer wraps the model into DistributedDataParallel."""
+        return not self.fsdp and self.devices > 1
+
+    def finds_unused_parameters(self) -> bool:
+        """As Trainer asks DDP to (trainer.py, _build_accelerator_args): a PEFT model always."""
+        if self.ddp_find_unused_parameters is not None:
+            return self.ddp_find_unused_parameters
+        return self.method != "full" or not self.activation_checkpointing
 
     def replace(self, **changes: Any) -> "TrainingPlan":
         """A copy with some fields changed, validated again."""

@@ -177,6 +177,8 @@ class Advisor:
         task = find_trainable_task(question.task or DEFAULT_TASK).slug
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
+        if pins.get("fsdp"):
+            pins.setdefault("devices", max(len(machine.gpus), 1))
         facts = Facts(
             machine=machine,
             model=self.model(question.model, task),

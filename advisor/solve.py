@@ -26,6 +26,7 @@ PLAN_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingPlan))
 LORA_FIELDS = tuple(f"lora.{f.name}" for f in dataclasses.fields(LoraSettings))
 _ONLY_TOGETHER = (
     "lora", "quantization", "method", "fp16", "bf16", "use_cpu", "num_train_epochs", "max_steps",
+    "fsdp", "fsdp_config",
 )  # fmt: skip
 """Fields whose value cannot be judged without the others'."""
 OTHER_PINS = ("effective_batch_size", "memory_ceiling_bytes")
@@ -88,6 +89,10 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
         result["quantization"] = records.convert_field(
             TrainingPlan, "quantization", pins["quantization"]
         )
+    if pins.get("fsdp_config") is not None:
+        result["fsdp_config"] = records.convert_field(
+            TrainingPlan, "fsdp_config", pins["fsdp_config"]
+        )
     return result
 
 
@@ -109,7 +114,8 @@ def base_plan(
         PlanError: the pins cannot run together.
     """
     max_length = pins.get("max_length") or default_length(facts)
-    accumulation = pins.get("gradient_accumulation_steps") or max(batch // micro, 1)
+    rows = micro * pins.get("devices", 1)
+    accumulation = pins.get("gradient_accumulation_steps") or max(batch // rows, 1)
     values: dict[str, Any] = {
         "task": facts.task,
         "method": method,
@@ -200,18 +206,20 @@ def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> in
                 field="effective_batch_size",
             )
         return wanted
+    devices = pins.get("devices", 1)
     if micro is not None and accumulation is not None:
-        return micro * accumulation
+        return micro * accumulation * devices
     epochs = pins.get("num_train_epochs") or learning.epochs(facts, method)
     size = learning.effective_batch_size(facts, method, epochs)[0]
     for part in (micro, accumulation):
         if part is not None and size % part:
             size = max(size // part, 1) * part
-    return size
+    return -(-size // devices) * devices
 
 
 def micro_batches(batch: int, pins: Mapping[str, Any]) -> list[int]:
-    """Divisors of the effective batch, largest first."""
+    """Divisors of a device's share of the effective batch, largest first."""
+    batch = max(batch // pins.get("devices", 1), 1)
     held = pins.get("per_device_train_batch_size")
     if held is not None:
         return [held]
@@ -285,6 +293,9 @@ class Search:
     def checkpointing_choices(self) -> tuple[bool, ...]:
         """Both, unless pinned."""
         held = self.pins.get("activation_checkpointing")
+        sharded = self.pins.get("fsdp_config")
+        if sharded is not None and sharded.activation_checkpointing:
+            return (False,)
         return (False, True) if held is None else (held,)
 
     def best(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from advisor import records
 from advisor.data import DataDescription
@@ -16,6 +16,7 @@ from advisor.memory import MemoryEstimate
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Recommendation
+from advisor.simulate.profile import LoopKind
 from advisor.simulate.worker import Worker
 from advisor.speed import TimeEstimate
 
@@ -26,11 +27,13 @@ _KNOWN = ("id", "source", "model", "plan", "loop", "machine", "measured", "softw
 class Loop:
     """How the step is written."""
 
-    kind: Literal["trainer", "script"] = "trainer"
+    kind: LoopKind = "trainer"
+    """"torchtitan": as that trainer does it; see CONTRIBUTING, "Several devices"."""
     expand_kv: bool = False
     """K and V heads are repeated before SDPA."""
     expandable_segments: bool = False
     """The allocator runs with PYTORCH_ALLOC_CONF=expandable_segments:True."""
+    selective_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
             loop=spec.loop.kind,
             expand_kv=spec.loop.expand_kv,
             expandable=spec.loop.expandable_segments,
+            selective_checkpointing=spec.loop.selective_checkpointing,
         )
         duration = estimator.time(spec.plan)
     except SimulationError as error:

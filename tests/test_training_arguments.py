@@ -83,6 +83,10 @@ def test_plan_defaults_are_those_of_the_class():
 def test_fields_a_plan_shares_with_the_class_are_these():
     assert shared_fields() == (
         "use_cpu",
+        "fsdp",
+        "fsdp_config",
+        "ddp_bucket_cap_mb",
+        "ddp_find_unused_parameters",
         "per_device_train_batch_size",
         "per_device_eval_batch_size",
         "gradient_accumulation_steps",

@@ -114,6 +114,7 @@ def _build(
         coefficients=coefficients,
         slope=slope,
         categories=np.array([a.category for a in first.allocations], dtype=np.int8),
+        streams=np.array([a.stream for a in first.allocations], dtype=np.int8),
         rules=rules,
         segments=segments,
         kernels=_kernels(traces, shapes, traced, check),

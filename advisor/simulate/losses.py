@@ -1,6 +1,7 @@
 """How Trainer counts the items of its batches and calls the model for a loss."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,15 @@ class LossRules:
         return sum(each.ne(-100).sum() for each in labels) / 1  # type: ignore[return-value]
 
     def compute(
-        self, model: nn.Module, inputs: dict[str, Any], items: torch.Tensor | None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        items: torch.Tensor | None,
+        handed_out: Callable[[Any], Any] = lambda output: output,
     ) -> tuple[torch.Tensor, Any]:
-        """Trainer.compute_loss: the loss, and the output it came with."""
+        """Trainer.compute_loss: the loss, and the output as the model's wrapper hands it out."""
         more = {} if items is None else {"num_items_in_batch": items}
-        output = model(**inputs, **more)
+        output = handed_out(model(**inputs, **more))
         loss = output["loss"] if isinstance(output, dict) else output[0]
         if items is not None:
             loss *= 1  # average_tokens_across_devices, one device

@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 9
+FORMAT = 10
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -38,6 +38,7 @@ CONVOLUTIONS = (
 """Note of a profile whose step has any; estimate.py widens its interval."""
 EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
+LoopKind = Literal["trainer", "script", "torchtitan"]
 PHASES = ("forward", "backward", "optimizer")
 KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
 BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
@@ -45,6 +46,15 @@ BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 DECAY_ALLOCATES = frozenset({"sgd", "adagrad", "rmsprop"})
 """Optimizers that make a copy of the gradients to add the decay (torch/optim, foreach and loop)."""
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """FSDP2 as accelerate prepares it."""
+
+    devices: int
+    reshard_after_forward: bool = True
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +89,15 @@ class Structure:
     """A batch of one row takes other view paths through the same code."""
     device: Literal["cuda", "cpu"] = "cuda"
     compute_capability: tuple[int, int] | None = None
-    loop: Literal["trainer", "script"] = "trainer"
+    loop: LoopKind = "trainer"
     expand_kv: bool = False
+    selective_checkpointing: bool = False
+    """Recompute all but every second matrix product and attention (torchtitan's "op")."""
     sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
+    sharding: Sharding | None = None
+    """Not None: one rank of FSDP2. Replicated data parallel takes the step of one device."""
+    outputs_cloned: bool = False
+    """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
     evaluates: bool = False
     """Batches of Trainer.evaluate instead of steps."""
 
@@ -134,8 +150,9 @@ def structure_of(
     config: Mapping[str, Any],
     compute_capability: tuple[int, int] | None,
     *,
-    loop: Literal["trainer", "script"] = "trainer",
+    loop: LoopKind = "trainer",
     expand_kv: bool = False,
+    selective_checkpointing: bool = False,
 ) -> Structure:
     """The structure of a plan on a card of this compute capability; None is a CPU."""
     return Structure(
@@ -162,6 +179,19 @@ def structure_of(
         compute_capability=compute_capability,
         loop=loop,
         expand_kv=expand_kv,
+        selective_checkpointing=selective_checkpointing,
+        sharding=_sharding(plan),
+        outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
+    )
+
+
+def _sharding(plan: TrainingPlan) -> Sharding | None:
+    if not plan.is_sharded():
+        return None
+    return Sharding(
+        devices=plan.devices,
+        reshard_after_forward=plan.sharded().reshard_after_forward,
+        activation_checkpointing=plan.sharded().activation_checkpointing,
     )
 
 
@@ -213,6 +243,8 @@ class Program:
     """int32 per slot: which row of the profile's coefficients."""
     categories: np.ndarray
     """int8 per slot: index into memory.CATEGORIES."""
+    streams: np.ndarray
+    """int8 per slot: the stream it was allocated on, 0 is the default one."""
     marks: tuple[tuple[int, str], ...]
     """(number of events before it, label)."""
 
@@ -268,6 +300,8 @@ class Profile:
     slope: np.ndarray
     """Bytes a template grows with each further layer."""
     categories: np.ndarray
+    streams: np.ndarray
+    """Stream of each template; each has a pool of its own in the allocator."""
     rules: dict[int, Rule]
     segments: list[Any]
     """["global", events] or ["sweep", ascending, [events of the layer templates]]; see fit.py."""
@@ -325,6 +359,7 @@ class Profile:
             coefficients=self.coefficients,
             slope=self.slope,
             categories=self.categories,
+            streams=self.streams,
             **{f"kernels_{name}": getattr(k, name) for name in k.__dataclass_fields__},
         )
         temporary = path.with_suffix(f".{id(self)}.tmp")
@@ -346,6 +381,7 @@ class Profile:
                     coefficients=data["coefficients"],
                     slope=data["slope"],
                     categories=data["categories"],
+                    streams=data["streams"],
                     rules={
                         int(r): Rule(
                             name=v[0], index=v[1], arguments=np.array(v[2]), slope=np.array(v[3])
@@ -414,6 +450,7 @@ def _unroll(profile: Profile, depth: int) -> Program:
         events=np.array(events, dtype=np.int64),
         template=template,
         categories=profile.categories[template],
+        streams=profile.streams[template],
         marks=tuple(marks),
     )
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import temporaries
-from advisor.simulate.allocator import ROUNDING, CachingAllocator, ExpandableAllocator
+from advisor.simulate.allocator import ROUNDING, CachingAllocator
+from advisor.simulate.buckets import Buckets, replicated, unrolled
 from advisor.simulate.heap import Heap
 from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
 
@@ -95,6 +96,7 @@ def on_cuda(
     loading: Loading | None = None,
     evaluation: Evaluation | None = None,
     *,
+    buckets: Buckets | None = None,
     expandable: bool = False,
 ) -> Peaks:
     """Replay on a GPU whose driver can give `capacity_bytes`; an evaluation follows the steps.
@@ -107,6 +109,7 @@ def on_cuda(
         capacity_bytes: None is without limit.
         loading: how a quantised model came onto the card.
         evaluation: follows the steps.
+        buckets: of replicated data parallel.
         expandable: the allocator runs with expandable_segments:True.
 
     Raises:
@@ -116,8 +119,12 @@ def on_cuda(
     program = profile.program(depth)
     by_template = profile.sizes(batch, length, depth)
     _resize_warm_up(profile, by_template, loading, batch, length, depth)
-    sizes = by_template[program.template].tolist()
-    allocator = (ExpandableAllocator if expandable else CachingAllocator)(capacity_bytes)
+    slot_sizes = by_template[program.template]
+    if buckets is not None:
+        program, slot_sizes = replicated(program, slot_sizes, buckets)
+    sizes = slot_sizes.tolist()
+    allocator = CachingAllocator(capacity_bytes, expandable=expandable)
+    streams = program.streams.tolist()
     blocks: list[object] = [None] * len(sizes)
     block_sizes = [0] * len(sizes)
     allocated: dict[str, int] = {}
@@ -130,7 +137,7 @@ def on_cuda(
         for e in events[start:end]:
             if e >= 0:
                 if sizes[e]:
-                    block = blocks[e] = malloc(sizes[e])
+                    block = blocks[e] = malloc(sizes[e], streams[e])
                     block_sizes[e] = block.size
             elif sizes[-e - 1]:
                 free(blocks[-e - 1])  # type: ignore[arg-type]
@@ -184,10 +191,11 @@ def live(
     depth: int,
     rounding: int = ROUNDING,
     evaluation: Evaluation | None = None,
+    buckets: Buckets | None = None,
 ) -> Peaks:
     """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's."""
-    program = profile.program(depth)
-    blocks = _rounded(profile, program, batch, length, rounding)
+    program, sizes = unrolled(profile, batch, length, depth, buckets)
+    blocks = (sizes + rounding - 1) // rounding * rounding
     levels = np.cumsum(program.deltas(blocks))
     phases = {}
     for phase in PHASES:
@@ -218,10 +226,11 @@ def resident(
     length: int,
     depth: int,
     evaluation: Evaluation | None = None,
+    buckets: Buckets | None = None,
 ) -> int:
     """Peak of what malloc keeps resident on a CPU: load, two steps, an evaluation; bytes."""
-    program = profile.program(depth)
-    sizes = profile.sizes(batch, length, depth)[program.template].tolist()
+    program, slot_sizes = unrolled(profile, batch, length, depth, buckets)
+    sizes = slot_sizes.tolist()
     heap, chunks = Heap(), {}
     for e in program.events.tolist():
         if e >= 0:
@@ -236,13 +245,6 @@ def resident(
             else:
                 heap.free(chunks.pop(-e - 1))
     return heap.peak_resident
-
-
-def _rounded(
-    profile: Profile, program: Program, batch: int, length: int, rounding: int
-) -> np.ndarray:
-    sizes = profile.sizes(batch, length, program.depth)[program.template]
-    return (sizes + rounding - 1) // rounding * rounding
 
 
 def _at_peak(program: Program, blocks: np.ndarray) -> dict[str, int]:

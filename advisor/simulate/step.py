@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
-from advisor.simulate import batches, cuda, optimizers, patches
+from advisor.simulate import batches, cuda, optimizers, parallel, patches
 from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.evaluation import evaluate
 from advisor.simulate.loading import materialise
@@ -46,10 +46,17 @@ def record(
     planned = batches.plan_batch(structure, model, batch, length)
     recorder.values.notes.update(planned.notes)
     with contextlib.ExitStack() as stack:
+        mesh = None
         if not real:
             _pretend(structure, stack)
+            mesh = stack.enter_context(parallel.sharding(structure, recorder))
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(torch.device("cpu"))
-        materialise(model, recorder, structure)
+        if structure.sharding is None:
+            materialise(model, recorder, structure)
+        else:
+            materialise(model, Recorder(None), structure)  # on the host
+            model = parallel.shard(model, recorder, structure, mesh)
         if real:
             _fill(model)
         is_script = structure.loop == "script"
@@ -57,7 +64,7 @@ def record(
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
-        if structure.autocast is not None:
+        if structure.autocast is not None and structure.sharding is None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, planned, recorder)
         try:
@@ -102,7 +109,6 @@ def _pretend(structure: Structure, stack: contextlib.ExitStack) -> None:
     if on_card:
         assert structure.compute_capability is not None
         stack.enter_context(cuda.semantics(structure.compute_capability, structure.sdpa))
-    stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def _fill(model: nn.Module) -> None:
@@ -176,8 +182,11 @@ class _TrainerLoop:
             del batches, items
         for i in range(len(self._batches)):
             self._inputs = self._batches[i]
+            if structure.sharding is not None:  # accelerate's no_sync
+                model.set_requires_gradient_sync(i == len(self._batches) - 1)  # type: ignore[operator]
             with recorder.in_phase("forward"):
-                loss = self._rules.compute(model, self._inputs, self._items)[0]
+                handed_out = parallel.cloned if structure.outputs_cloned else _as_they_are
+                loss = self._rules.compute(model, self._inputs, self._items, handed_out)[0]
                 recorder.layer = GLOBAL
                 recorder.mark(f"forward{number}")
             self._loss = _backward(loss, model, recorder, number, self._scaled)
@@ -203,6 +212,10 @@ class _TrainerLoop:
             loss = loss / len(self._batches)
         losses = [loss, loss / 1]  # accelerate's own accumulation, which Trainer leaves at 1
         return losses if self._scaler is None else [*losses, self._scaler.scale(losses[-1])]
+
+
+def _as_they_are(output: Any) -> Any:
+    return output
 
 
 class _Scaler(torch.amp.GradScaler):
@@ -350,9 +363,11 @@ def _follow_layers(model: nn.Module, recorder: Recorder) -> None:
 
         return hook
 
-    for number, layer in enumerate(find_layers(model)[1]):
+    for number, wrapped in enumerate(find_layers(model)[1]):
+        layer = getattr(wrapped, "_checkpoint_wrapped_module", wrapped)
         layer.register_forward_pre_hook(enter(number), with_kwargs=True)
-        layer.register_forward_hook(leave(number), with_kwargs=True)
+        # first of all: what sharding does at a layer's backward is that layer's
+        layer.register_forward_hook(leave(number), with_kwargs=True, prepend=True)
     head = output_layer(model)
     if head is not None:
 

@@ -69,6 +69,8 @@ class Allocation:
 
     Where the size is not a polynomial.
     """
+    stream: int = 0
+    """0 is the default stream; others are numbered as they come."""
 
 
 @dataclass(slots=True)
@@ -129,6 +131,10 @@ class Recorder(TorchDispatchMode):
         """Write kernels down: the steady step only."""
         self.assume = True
         """Answer what the program asks of its data as an ordinary batch would; False: ask them."""
+        self.defers_to: type[torch.Tensor] | None = None
+        """Tensors of this class turn an operator into those that are recorded (DTensor)."""
+        self._silent = False
+        self._streams: list[Any] = [torch.cpu.current_stream()]
         self._slots: dict[int, int] = {}
         self._workspaces: set[str] = set()
         self._closed = False
@@ -183,7 +189,10 @@ class Recorder(TorchDispatchMode):
         num_bytes = storage.nbytes()
         if key in self._slots or num_bytes == 0 or (self.skip_scalars and num_bytes <= 8):
             return
-        slot = self._birth(num_bytes, op, category)
+        self._keep(storage, self._birth(num_bytes, op, category))
+
+    def _keep(self, storage: torch.UntypedStorage, slot: int) -> None:
+        key = storage._cdata
         self._slots[key] = slot
 
         def died() -> None:
@@ -193,8 +202,18 @@ class Recorder(TorchDispatchMode):
 
         weakref.finalize(storage, died)
 
+    def resize(self, storage: torch.UntypedStorage, num_bytes: int) -> None:
+        """Empty or fill a storage that stays the same object."""
+        slot = self._slots.pop(storage._cdata, None)
+        if slot is not None:
+            self._death(slot)
+        storage.resize_(num_bytes)
+        if num_bytes:
+            self._keep(storage, self._birth(num_bytes, "resize", "weights"))
+
     def recategorise(self, tensor: torch.Tensor, category: str) -> None:
         """Say what a recorded storage turned out to be, e.g. a parameter's gradient."""
+        tensor = getattr(tensor, "_local_tensor", tensor)
         slot = self._slots.get(tensor.untyped_storage()._cdata)
         if slot is not None:
             self.trace.allocations[slot].category = _CATEGORY[category]
@@ -206,6 +225,13 @@ class Recorder(TorchDispatchMode):
         with self:
             yield
         self.phase = before
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Write nothing down inside the block."""
+        before, self._silent = self._silent, True
+        yield
+        self._silent = before
 
     @contextmanager
     def reading(self, *, by_parameter: bool, skip_scalars: bool) -> Iterator[None]:
@@ -237,10 +263,23 @@ class Recorder(TorchDispatchMode):
     ) -> int:
         slot = len(self.trace.allocations)
         self.trace.allocations.append(
-            Allocation(num_bytes, _CATEGORY[category or self._category()], self.layer, op, rule)
+            Allocation(
+                num_bytes,
+                _CATEGORY[category or self._category()],
+                self.layer,
+                op,
+                rule,
+                self._stream(),
+            )
         )
         self._event(slot, self.layer)
         return slot
+
+    def _stream(self) -> int:
+        stream = torch.cpu.current_stream()
+        if stream not in self._streams:
+            self._streams.append(stream)
+        return self._streams.index(stream)
 
     def _death(self, slot: int) -> None:
         if self._closed:
@@ -300,6 +339,10 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.defers_to is not None and any(issubclass(t, self.defers_to) for t in types):
+            return NotImplemented
+        if self._silent:
+            return func(*args, **kwargs)
         if self.assume and func is aten._local_scalar_dense.default:  # control flow on data
             return self.values.scalar(args[0])
         if self.assume and func is aten.nonzero.default:

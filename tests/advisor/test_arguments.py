@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from advisor import training_arguments
 from advisor.arguments import (
     CONSTANTS,
+    ONLY_WHEN_SET,
     arguments_for,
     check_arguments,
     plan_from_arguments,
@@ -24,7 +25,7 @@ from advisor.errors import InputError, UnknownNameError
 from advisor.hardware.machine import Machine
 from advisor.locale import Message, sentence
 from advisor.model import ModelDescription
-from advisor.plan import Checkpointing, LoraSettings, Quantization, TrainingPlan
+from advisor.plan import Checkpointing, FsdpConfig, LoraSettings, Quantization, TrainingPlan
 from advisor.recommendation import Advice, Recommendation
 
 DATA = DataDescription(
@@ -130,6 +131,11 @@ def plans(draw):
         bnb_4bit_use_double_quant=st.booleans(),
         bnb_4bit_compute_dtype=dtypes,
     )
+    fsdp = draw(st.sampled_from([None, False] if use_cpu else [None, False, True]))
+    configs = st.builds(
+        FsdpConfig, reshard_after_forward=st.booleans(), activation_checkpointing=st.booleans()
+    )
+    sharding = draw(st.none() | configs) if fsdp else None
     return TrainingPlan(
         method=method,
         lora=None if method == "full" else draw(lora),
@@ -140,6 +146,10 @@ def plans(draw):
         attention_mask=draw(st.booleans()),
         devices=draw(st.integers(1, 8)),
         use_cpu=use_cpu,
+        fsdp=fsdp,
+        fsdp_config=sharding,
+        ddp_bucket_cap_mb=draw(st.none() | st.integers(1, 100)),
+        ddp_find_unused_parameters=draw(st.sampled_from([None, True, False])),
         per_device_train_batch_size=draw(positive),
         per_device_eval_batch_size=draw(positive),
         gradient_accumulation_steps=draw(positive),
@@ -159,7 +169,7 @@ def plans(draw):
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         tf32=draw(st.sampled_from([None, True, False])),
-        activation_checkpointing=draw(st.booleans()),
+        activation_checkpointing=draw(st.booleans()) and not (fsdp and sharding),
         logging_steps=draw(positive),
         eval_strategy=evaluate,
         eval_steps=draw(positive) if evaluate == "steps" else None,
@@ -193,11 +203,10 @@ def test_arguments_hold_every_field_of_the_plan_that_decides(plan):
             assert name in (
                 "num_train_epochs",
                 "dataloader_prefetch_factor",
-                "optim_args",
-                "optim_target_modules",
                 "activation_checkpointing_kwargs",
+                *ONLY_WHEN_SET,
             )
-    for name in ("optim_args", "optim_target_modules"):
+    for name in ONLY_WHEN_SET:
         assert (name in values) == (getattr(plan, name) is not None)
     assert ("num_train_epochs" in values) == (plan.max_steps <= 0)
     assert ("dataloader_prefetch_factor" in values) == (plan.dataloader_num_workers > 0)
@@ -328,7 +337,10 @@ def test_how_layers_are_checkpointed_goes_there_and_back():
     "extra",
     [
         {"torch_compile": True},
-        {"fsdp": True},
+        {"fsdp": "full_shard auto_wrap"},
+        {"fsdp": True, "fsdp_config": {"version": 1}},
+        {"fsdp": True, "fsdp_config": {"fsdp_cpu_offload": True}},
+        {"fsdp": True, "fsdp_config": "fsdp.json"},
         {"deepspeed": {"train_batch_size": 8}},
         {"attn_implementation": "flex_attention"},
         {
@@ -343,6 +355,18 @@ def test_arguments_outside_a_plan_are_refused_not_approximated(extra):
     check_arguments(values)
     with pytest.raises(InputError):
         plan_from_arguments(values)
+
+
+def test_sharding_is_read_as_trainer_reads_it():
+    values = written(TrainingPlan(devices=8))
+    config = {"fsdp_reshard_after_forward": False, "state_dict_type": "SHARDED_STATE_DICT"}
+    plan = plan_from_arguments({**values, "fsdp": True, "fsdp_config": config}, devices=8)
+    assert plan.fsdp_config == FsdpConfig(reshard_after_forward=False)
+    assert plan.is_sharded()
+    assert not plan.is_replicated()
+    unused = plan_from_arguments({**values, "fsdp_config": config}, devices=8)
+    assert unused.fsdp_config is None
+    assert unused.is_replicated()
 
 
 # --- refusals --------------------------------------------------------------------------------
@@ -523,6 +547,9 @@ def test_a_missing_file_is_named(tmp_path):
 # --- the real classes ------------------------------------------------------------------------
 
 SAMPLE = {
+    "sharded": TrainingPlan(
+        devices=8, bf16=True, fsdp=True, fsdp_config=FsdpConfig(activation_checkpointing=True)
+    ),
     "full on a CPU": TrainingPlan(
         use_cpu=True, bf16=True, eval_strategy="epoch", save_strategy="epoch", max_length=64
     ),

@@ -14,7 +14,7 @@ from advisor.memory import MemoryEstimate, verdict
 from advisor.model import ModelDescription
 from advisor.rules.advice import ORDER, advise
 from advisor.rules.facts import Facts
-from advisor.solve import Search, check_pins, effective_batch
+from advisor.solve import Search, check_pins, effective_batch, micro_batches
 from advisor.speed import TimeEstimate
 
 GIB = 2**30
@@ -268,3 +268,10 @@ def test_every_argument_has_advice_that_reads_in_both_languages(machine, pins):
             assert render(a.reason, lang)
             assert a.counterfactual is None or render(a.counterfactual, lang)
         assert not a.options or a.value in a.options
+
+
+def test_devices_share_the_effective_batch():
+    assert micro_batches(8, {"devices": 4}) == [2, 1]
+    assert micro_batches(2, {"devices": 4}) == [1]
+    pins = {"devices": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    assert effective_batch(None, "full", pins) == 24

@@ -31,6 +31,7 @@ NOTE = (
     'Other estimators: median error (worst). "answered" is of the rows with that figure. '
     'A verdict is right when a run that fitted is called "fits" or "tight", or one that ran out '
     'of memory "does not fit". fitcheck-llm\'s constants are fitted to rows of t4_lora_qlora. '
+    "Other estimators are not asked about several devices. "
 )
 
 
@@ -64,9 +65,10 @@ def answered(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tab
     """The rows with the answers of every estimator."""
     shapes = [formulas.shape_of(row["model"]["config"], row["plan"]) for row in rows]
     answers = [_by_formulas(row, shape) for row, shape in zip(rows, shapes, strict=True)]
-    questions = [fitcheck.question(r, s.params) for r, s in zip(rows, shapes, strict=True)]
-    for found, reply in zip(answers, _ask_fitcheck(questions), strict=False):
-        found[FITCHECK] = Answer(values=reply, verdict=reply.get("verdict"))
+    alone = [i for i, row in enumerate(rows) if row["plan"].get("devices", 1) == 1]
+    questions = [fitcheck.question(rows[i], shapes[i].params) for i in alone]
+    for i, reply in zip(alone, _ask_fitcheck(questions), strict=False):
+        answers[i][FITCHECK] = Answer(values=reply, verdict=reply.get("verdict"))
     worker = Worker()
     try:
         for row, found in zip(rows, answers, strict=True):
@@ -100,7 +102,9 @@ def _by_advisor(row: dict[str, Any], worker: Worker) -> Answer:
 
 def _by_formulas(row: dict[str, Any], shape: formulas.Shape) -> dict[str, Answer]:
     capacity = machine_from_name(row["machine"]["accelerator"]).capacity_bytes()
-    answers = {}
+    answers: dict[str, Answer] = {}
+    if row["plan"].get("devices", 1) > 1:  # they know one device
+        return answers
     for name, formula in formulas.FORMULAS.items():
         size = formula(shape, row["plan"])
         fits = capacity is None or size <= capacity

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from advisor.simulate.allocator import (
     CachingAllocator,
-    ExpandableAllocator,
     OutOfMemoryError,
     block_bytes,
 )
@@ -57,7 +56,7 @@ def test_cache_is_returned_before_giving_up():
 
 
 def test_expandable_segment_grows_in_units_and_splits_always():
-    allocator = ExpandableAllocator()
+    allocator = CachingAllocator(expandable=True)
     first = allocator.malloc(15 * MIB)
     allocator.malloc(15 * MIB + 512)
     assert (allocator.allocated, allocator.reserved) == (30 * MIB + 512, 40 * MIB)
@@ -70,7 +69,7 @@ def test_expandable_segment_joins_what_fragments_apart():
     """Growing requests: each needs a segment of its own, or one segment that grows."""
     sizes = [n * 10 * MIB for n in range(1, 7)]
     peaks = []
-    for allocator in (CachingAllocator(), ExpandableAllocator()):
+    for allocator in (CachingAllocator(), CachingAllocator(expandable=True)):
         for size in sizes:
             allocator.free(allocator.malloc(size))
         peaks.append(allocator.peak_reserved)
@@ -78,7 +77,7 @@ def test_expandable_segment_joins_what_fragments_apart():
 
 
 def test_expandable_segment_gives_its_end_back_before_it_gives_up():
-    allocator = ExpandableAllocator(capacity_bytes=64 * MIB)
+    allocator = CachingAllocator(capacity_bytes=64 * MIB, expandable=True)
     small = allocator.malloc(1000)
     allocator.free(allocator.malloc(60 * MIB))
     with pytest.raises(OutOfMemoryError):
@@ -88,10 +87,10 @@ def test_expandable_segment_gives_its_end_back_before_it_gives_up():
     allocator.free(small)
 
 
-@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
+@pytest.mark.parametrize("expandable", [False, True])
 @given(requests=st.lists(st.tuples(st.integers(1, 40 * MIB), st.booleans()), max_size=60))
-def test_counters_never_lie(kind, requests):
-    allocator, alive = kind(), []
+def test_counters_never_lie(expandable, requests):
+    allocator, alive = CachingAllocator(expandable=expandable), []
     for size, free_one in requests:
         alive.append(allocator.malloc(size))
         if free_one:
