@@ -17,8 +17,10 @@ run: setup
 	@echo "Preparing the first answer; the very first start also measures this machine (20 s)."
 	$(BIN)/python -m app
 
+# The browser tests drive a real server and a real training run: alone, after the others.
 test: setup
-	$(BIN)/python -m pytest -q -m "not full"
+	$(BIN)/python -m pytest -q -m "not full" -n 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/python -m pytest -q -m "not full" tests/e2e
 
 test-all: setup
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
