@@ -159,7 +159,14 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
     if asked.plan.quantization is None:
         return run(None)
     ways = replay.LOADINGS[4 if asked.plan.quantization.load_in_4bit else 8]
-    return sorted(map(run, ways), key=lambda peaks: peaks.reserved)[1]
+    as_read, *others = map(run, ways)
+    middle = sorted((as_read, *others), key=lambda peaks: peaks.reserved)[1]
+    return dataclasses.replace(
+        as_read,
+        reserved=max(middle.reserved, as_read.allocated),
+        occasions=middle.occasions,
+        num_retries=middle.num_retries,
+    )
 
 
 def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimate:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer import record
 from trainer.event_log import EventLog
+from trainer.host_memory import HeapTrimmer
 from trainer.memory_meter import MemoryMeter
 from trainer.stopping import Stop, StopNowError
 
@@ -57,6 +58,7 @@ class RunCallback(TrainerCallback):
         self._meter = meter
         self._start = dict(start)
         self._warnings = warnings
+        self._heap = HeapTrimmer(enabled=meter.is_on_cpu())
         self._stopping = False
         self._warned: set[str] = set()
         self._clock = _StepClock()
@@ -88,6 +90,10 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
         """Ask for a checkpoint when somebody wants to stop."""
+        if control.should_evaluate:
+            self._heap.now()
+        else:
+            self._heap.now_and_then()
         self._clock.mark()
         if state.global_step >= state.max_steps or not self._asked(args):
             return
@@ -120,6 +126,7 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
         """Cut an evaluation short when somebody wants to stop."""
+        self._heap.now_and_then()
         if self._asked(args):
             self.evaluation_cut = True
             if state.is_world_process_zero:
@@ -167,6 +174,7 @@ class RunCallback(TrainerCallback):
         **_kwargs: Any,
     ) -> None:
         """Write an eval event with the perplexity beside the loss."""
+        self._heap.now()
         self._clock.pause()
         if not state.is_world_process_zero:
             return

@@ -60,6 +60,10 @@ class MemoryMeter:
             **host,
         }
 
+    def is_on_cpu(self) -> bool:
+        """Whether the run's tensors live in host memory."""
+        return self._device.type == "cpu"
+
     def close(self) -> None:
         """Leave the driver."""
         self._session.close()
