@@ -29,13 +29,16 @@ class MemoryMeter:
         self._process = psutil.Process()
         self._handle: Any = None
         self._driver_peak: int | None = None
+        self._host_peak = 0
         self._session = contextlib.ExitStack()
         if device.type == "cuda" and self._session.enter_context(nvidia.session()) is None:
             self._handle = _handle_of(device)
 
     def read(self) -> dict[str, Any]:
         """The memory event's values."""
-        host = {"rss_bytes": self._process.memory_info().rss, "peak_rss_bytes": peak_rss_bytes()}
+        # The kernel's own high-water mark may fall by some pages when memory is given back.
+        self._host_peak = max(self._host_peak, peak_rss_bytes())
+        host = {"rss_bytes": self._process.memory_info().rss, "peak_rss_bytes": self._host_peak}
         if self._device.type != "cuda":
             return {"process_bytes": host["peak_rss_bytes"], "process_source": "rss", **host}
         import torch
