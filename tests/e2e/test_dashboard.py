@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-ANSWER_MS, STEP_MS = 180_000, 120_000
+ANSWER_MS, STEP_MS, PATIENCE_MS = 180_000, 120_000, 30_000
 START = {"en": "Start training", "zh": "\u5f00\u59cb\u8bad\u7ec3"}
 LOCALES = {"en": "en-US", "zh": "zh-CN"}
 TRAINING = "?pin=max_steps%3D300&pin=logging_steps%3D1"
@@ -74,8 +74,9 @@ class Dashboard:
 def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium: install the system's chromium package or set CHROMIUM")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)  # a slow host is no failure
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -168,7 +169,7 @@ def test_colours_of_charts_follow_the_mode(open_tab):
         tab = open_tab(mode=mode)
         answered(tab)
         bar = tab.locator(".st-key-bar-" + mode + " .bars path").nth(1)
-        bar.wait_for(timeout=30_000)
+        bar.wait_for(timeout=STEP_MS)
         fills[mode] = bar.evaluate("e => getComputedStyle(e).fill")
     assert fills["light"] != fills["dark"]
     assert not {f for f in fills.values() if re.fullmatch(r"rgb\(0, 0, \d+\)", f)}
@@ -179,7 +180,7 @@ def test_phone_does_not_scroll_sideways(open_tab, path):
     tab = open_tab(path, width=390, height=844)
     if path == "/":
         answered(tab)
-    heading(tab).wait_for(timeout=30_000)
+    heading(tab).wait_for(timeout=STEP_MS)
     main = tab.get_by_test_id("stMain")
     assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 
@@ -213,7 +214,7 @@ def download(tab, name, filename):
         tab.get_by_role("button", name="Export").click()
     body.get_by_role("radio", name=name).or_(body.get_by_role("button", name=name)).first.click()
     button = body.get_by_role("button", name=f"Download {filename}")
-    button.wait_for(timeout=30_000)
+    button.wait_for(timeout=STEP_MS)
     with tab.expect_download() as saved:
         button.click()
     assert saved.value.suggested_filename == filename
@@ -305,7 +306,7 @@ def test_run_goes_on_when_the_server_is_killed(open_tab, dashboard):
     other = open_tab("/run")
     expect(heading(other)).to_have_text(re.compile(r"^Step \d"), timeout=STEP_MS)
     other.goto(dashboard.url + "/runs")
-    expect(heading(other)).to_contain_text("is training", timeout=30_000)
+    expect(heading(other)).to_contain_text("is training", timeout=STEP_MS)
     tab.get_by_role("button", name="Stop", exact=True).click()
     tab.get_by_role("dialog").get_by_role("button", name="Stop and save").click()
     expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
