@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from advisor.errors import InputError
 from advisor.plan import TrainingPlan
+from advisor.recommendation import Recommendation
 
 MAX_RUNS = 200
 """Newest run directories that are looked at."""
@@ -41,7 +43,6 @@ class Kind:
 class Learned:
     """What runs of one kind measured, against what had been predicted without any learning."""
 
-    num_runs: int = 0
     memory_ratios: tuple[float, ...] = ()
     """Measured over predicted of what the process takes beyond `context`, on a CPU."""
     contexts: tuple[int, ...] = ()
@@ -80,7 +81,6 @@ def learn(runs: Path, kind: Kind) -> Learned:
     """What the runs of this kind under `runs` measured, on this host."""
     told = [t for t in _tales(runs) if t.kind == kind]
     return Learned(
-        num_runs=len(told),
         memory_ratios=tuple(t.memory_ratio for t in told if t.memory_ratio is not None),
         contexts=tuple(t.context for t in told if t.context is not None),
         speed_ratios=tuple(t.speed_ratio for t in told if t.speed_ratio is not None),
@@ -113,15 +113,18 @@ def _tales(runs: Path) -> Iterator[_Tale]:
 @lru_cache(maxsize=2 * MAX_RUNS)
 def _tale(directory: Path, _stamp: int) -> _Tale | None:
     """What the run in `directory` says as long as its record is the same; None is nothing."""
-    record, saved = _read(directory / "run.json"), _read(directory / "plan.json")
+    record, saved = _read(directory / "run.json"), _saved(directory / "plan.json")
     predicted, measured = record.get("predicted") or {}, record.get("measured") or {}
-    if not predicted or not measured or not saved.get("plan"):
+    if not predicted or not measured or saved is None or saved.plan is None:
         return None
     if record.get("host") != socket.gethostname():
         return None
-    kind = _kind(saved)
+    gpu = None if saved.plan.use_cpu else saved.machine.accelerator()
+    kind = kind_of(saved.plan, "cpu" if gpu is None else gpu.name, saved.model.model_type)
     if measured.get("out_of_memory"):
-        return _Tale(kind=kind, out_of_memory=saved["memory"]["verdict"] == "fits")
+        return _Tale(
+            kind=kind, out_of_memory=saved.memory is not None and saved.memory.verdict == "fits"
+        )
     if record.get("state") != "finished" or (measured.get("num_steps") or 0) < MIN_STEPS:
         return None
     context = memory = None
@@ -147,17 +150,12 @@ def _read(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _kind(saved: Mapping[str, Any]) -> Kind:
-    plan, gpus = saved["plan"], saved["machine"]["gpus"]
-    return Kind(
-        device="cpu" if plan["use_cpu"] or not gpus else gpus[0]["name"],
-        method=plan["method"],
-        model_type=saved["model"]["model_type"],
-        dtype=plan["dtype"],
-        autocast="bf16" if plan["bf16"] else "fp16" if plan["fp16"] else "",
-        padded=plan["attention_mask"],
-        activation_checkpointing=plan["activation_checkpointing"],
-    )
+def _saved(path: Path) -> Recommendation | None:
+    """The plan a run was started with; one that is damaged or of another version is unknown."""
+    try:
+        return Recommendation.from_dict(_read(path))
+    except InputError:
+        return None
 
 
 def _beyond(values: Mapping[str, Any], predicted: Mapping[str, Any]) -> float | None:

@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor import records
 from advisor.calibration import NOTHING, kind_of, learn
+from advisor.hardware.machine import Gpu, Machine
+from advisor.memory import MemoryEstimate
+from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
+from advisor.recommendation import Recommendation
+from advisor.units import GIB
 
 PLAN = TrainingPlan(use_cpu=True)
 KIND = kind_of(PLAN, "cpu", "llama")
+T4 = Gpu(name="Tesla T4", index=1, free_bytes=14 * GIB)
 PREDICTED = {
     "process_bytes": 1_000,
     "context_bytes": 400,
@@ -26,13 +31,28 @@ MEASURED = {"process_bytes": 1_120, "tokens_per_second": 80.0, "num_steps": 50}
 def write_run(root, name, *, plan=PLAN, gpus=(), record=None, predicted=None, measured=None):
     directory = root / name
     directory.mkdir(parents=True)
-    saved = {
-        "plan": records.encode(plan),
-        "machine": {"gpus": [{"name": g} for g in gpus]},
-        "model": {"model_type": "llama"},
-        "memory": {"verdict": "fits"},
-    }
-    (directory / "plan.json").write_text(json.dumps(saved))
+    saved = Recommendation(
+        plan=plan,
+        advice=(),
+        memory=MemoryEstimate(
+            allocated_bytes=1, reserved_bytes=None, process_bytes=1, verdict="fits"
+        ),
+        time=None,
+        alternatives=(),
+        conflicts=(),
+        machine=Machine(name="m", gpus=gpus),
+        model=ModelDescription(
+            name="m",
+            path="/m",
+            config={},
+            model_type="llama",
+            architecture="LlamaForCausalLM",
+            num_parameters=1,
+        ),
+        data=None,
+        versions={},
+    )
+    (directory / "plan.json").write_text(json.dumps(saved.to_dict()))
     whole = {
         "host": socket.gethostname(),
         "state": "finished",
@@ -46,7 +66,7 @@ def write_run(root, name, *, plan=PLAN, gpus=(), record=None, predicted=None, me
 def test_a_finished_run_teaches_its_kind(tmp_path):
     write_run(tmp_path, "a")
     learned = learn(tmp_path, KIND)
-    assert learned.num_runs == 1
+    assert len(learned.memory_ratios) == len(learned.speed_ratios) == 1
     assert learned.memory() == pytest.approx((1_120 - 400) / (1_000 - 400))
     assert learned.speed() == pytest.approx(0.8)
 
@@ -93,12 +113,24 @@ def test_what_cannot_be_compared_teaches_nothing(tmp_path, change):
 
 
 def test_damaged_files_teach_nothing(tmp_path):
-    for name in ("a", "b"):
+    for name in ("a", "b", "c", "d"):
         write_run(tmp_path, name)
     (tmp_path / "a" / "run.json").write_text("{half")
     (tmp_path / "b" / "plan.json").unlink()
+    older = json.loads((tmp_path / "c" / "plan.json").read_text())
+    del older["plan"]["method"], older["machine"]
+    (tmp_path / "c" / "plan.json").write_text(json.dumps(older))
+    (tmp_path / "d" / "plan.json").write_text('{"plan": {"method": "full"}}')
     assert learn(tmp_path, KIND) == NOTHING
     assert learn(tmp_path / "nowhere", KIND) == NOTHING
+
+
+def test_a_run_belongs_to_the_card_it_trained_on(tmp_path):
+    """The one with most free memory, not the first."""
+    busy = Gpu(name="Busy", index=0, free_bytes=GIB)
+    write_run(tmp_path, "a", plan=TrainingPlan(), gpus=(busy, T4))
+    assert learn(tmp_path, kind_of(TrainingPlan(), "Busy", "llama")) == NOTHING
+    assert learn(tmp_path, kind_of(TrainingPlan(), "Tesla T4", "llama")).speed_ratios
 
 
 def test_the_middle_of_several_runs_counts_and_wild_ones_do_not(tmp_path):
@@ -113,9 +145,9 @@ def test_a_gpu_run_measures_the_context_and_remembers_running_out(tmp_path):
     plan = TrainingPlan()
     kind = kind_of(plan, "Tesla T4", "llama")
     nvml = {"process_bytes": 900, "reserved_bytes": 750, "process_source": "nvml"}
-    write_run(tmp_path, "a", plan=plan, gpus=("Tesla T4",), measured=nvml)
+    write_run(tmp_path, "a", plan=plan, gpus=(T4,), measured=nvml)
     failed = {"state": "failed", "measured": {"out_of_memory": True}}
-    write_run(tmp_path, "b", plan=plan, gpus=("Tesla T4",), record=failed)
+    write_run(tmp_path, "b", plan=plan, gpus=(T4,), record=failed)
     learned = learn(tmp_path, kind)
     assert learned.contexts == (150,)
     assert learned.num_out_of_memory == 1
@@ -126,4 +158,4 @@ def test_a_changed_record_is_read_again(tmp_path):
     assert learn(tmp_path, KIND) == NOTHING
     record = json.loads((tmp_path / "a" / "run.json").read_text())
     (tmp_path / "a" / "run.json").write_text(json.dumps({**record, "state": "finished"}))
-    assert learn(tmp_path, KIND).num_runs == 1
+    assert len(learn(tmp_path, KIND).memory_ratios) == 1
