@@ -19,7 +19,7 @@ from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.home import cache_dir
-from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
+from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
 from advisor.plan import TrainingPlan
@@ -34,7 +34,7 @@ from advisor.versions import installed
 
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
-_QUANTISED_SLOWER = 1.7
+_QUANTISED_FASTER = 1.7
 """T4 nf4 runs took down to 0.47 of the predicted step: the range reaches that far."""
 
 
@@ -99,10 +99,9 @@ class Estimator:
             evaluation=self._evaluation(plan, structure, length),
             learned=self._known_of(plan),
             expandable=expandable or loop == "torchtitan",
-            buckets=buckets_of(plan),
             plan=plan,
         )
-        return self._peaks(asked, plan)
+        return self._peaks(asked)
 
     def time(self, plan: TrainingPlan) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run."""
@@ -117,17 +116,15 @@ class Estimator:
             data.expected_batch_length(batch, plan.max_length) if data else float(plan.max_length)
         )
         cost = self._cost(plan, rates, length)
-        accumulation = plan.gradient_accumulation_steps
-        micro = cost.forward + cost.backward + rates.host_seconds["step"]
         learned = self._known_of(plan)
         speed = learned.speed()
-        step = (accumulation * micro + cost.optimizer) / speed
+        step = rates.update_seconds(cost, plan.gradient_accumulation_steps) / speed
         mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
         low, high = 1 / (1 + error), 1 + error
         assumptions = [rates.assumption]
         if plan.quantization is not None:
-            low /= _QUANTISED_SLOWER
+            low /= _QUANTISED_FASTER
             assumptions.append(
                 "Time of quantised layers: measured T4 runs were up to twice as fast."
             )
@@ -137,7 +134,8 @@ class Estimator:
         total = num_steps = None
         if data is not None:
             num_steps = plan.optimizer_steps(data.num_rows)
-            total = num_steps * step + self._evaluation_seconds(plan, cost, num_steps, data)
+            total = num_steps * step
+            total += self._evaluation_seconds(plan, cost, num_steps, data) / speed
             total += self._saving_seconds(plan, num_steps)
         return TimeEstimate(
             step_seconds=step,
@@ -192,17 +190,16 @@ class Estimator:
             length=length,
             depth=depth,
             plan=plan,
-            buckets=buckets_of(plan),
             learned=self._known_of(plan),
         )
-        memory = self._peaks(asked, plan)
+        memory = self._peaks(asked)
         rates = self._rates(plan)
         if rates is None:
             return memory, None
         micro_batches = 2 if structure.accumulate else 1
         cost = step_cost(profile, rates, batch, length, depth, micro_batches=micro_batches)
         times = max(plan.effective_batch_size() // batch, 1)
-        step = times * (cost.forward + cost.backward + rates.host_seconds["step"]) + cost.optimizer
+        step = rates.update_seconds(cost, times) / self._known_of(plan).speed()
         return memory, times * batch * length / step
 
     # -- parts ------------------------------------------------------------------------------
@@ -269,8 +266,8 @@ class Estimator:
         multiple = plan.pad_to_multiple_of() or 1
         return math.ceil(longest / multiple) * multiple
 
-    def _peaks(self, asked: Asked, plan: TrainingPlan) -> MemoryEstimate:
-        gpu = self._gpu(plan)
+    def _peaks(self, asked: Asked) -> MemoryEstimate:
+        gpu = self._gpu(asked.plan)
         if gpu is None:
             return on_cpu(asked, self._baseline, self._machine.ram_free_bytes)
         return on_gpu(asked, gpu)
@@ -384,23 +381,3 @@ def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
     return value
-
-
-def unknown_memory(reason: str, capacity_bytes: int | None) -> MemoryEstimate:
-    """The estimate of what cannot be simulated, with the reason."""
-    return MemoryEstimate(
-        allocated_bytes=None,
-        reserved_bytes=None,
-        process_bytes=None,
-        capacity_bytes=capacity_bytes,
-        assumptions=(reason,),
-    )
-
-
-def with_capacity(estimate: MemoryEstimate, capacity_bytes: int | None) -> MemoryEstimate:
-    """The same estimate judged against another capacity."""
-    return dataclasses.replace(
-        estimate,
-        capacity_bytes=capacity_bytes,
-        verdict=verdict(estimate.high_bytes(), capacity_bytes),
-    )

@@ -50,6 +50,24 @@ class MemoryEstimate:
     assumptions: tuple[str, ...] = ()
     """What the number rests on, one sentence each."""
 
+    @staticmethod
+    def unknown(reason: str, capacity_bytes: int | None) -> "MemoryEstimate":
+        """Of what cannot be simulated, with the reason."""
+        return MemoryEstimate(
+            allocated_bytes=None,
+            reserved_bytes=None,
+            process_bytes=None,
+            capacity_bytes=capacity_bytes,
+            assumptions=(reason,),
+        )
+
+    def limited(self, limit_bytes: int) -> "MemoryEstimate":
+        """The same where no more than `limit_bytes` may be taken; less room never fits better."""
+        capacity = min(limit_bytes, self.capacity_bytes or limit_bytes)
+        found = replace(self, capacity_bytes=capacity).judged()
+        past_failures = self.verdict == "tight" and found.verdict == "fits"
+        return replace(found, verdict="tight") if past_failures else found
+
     def judged(self) -> "MemoryEstimate":
         """The same with the verdict that its own capacity gives."""
         return replace(self, verdict=verdict(self.high_bytes(), self.capacity_bytes))

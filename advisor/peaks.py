@@ -13,7 +13,7 @@ from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
-from advisor.simulate.buckets import Buckets
+from advisor.simulate.buckets import buckets_of
 from advisor.simulate.profile import CONVOLUTIONS, Profile
 from advisor.units import MIB
 
@@ -55,8 +55,6 @@ class Asked:
     depth: int
     assumptions: tuple[str, ...] = ()
     plan: TrainingPlan
-    buckets: Buckets | None = None
-    """Of replicated data parallel."""
     evaluation: replay.Evaluation | None = None
     learned: Learned = NOTHING
     expandable: bool = False
@@ -124,7 +122,7 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
         )
         if asked.plan.quantization.load_in_8bit:
             said.append("int8: no outlier columns; never measured.")
-    if asked.expandable:
+    if asked.expandable and not asked.plan.is_sharded():
         said.append("Expandable segments: read in source, never measured.")
     if not is_measured:
         said.append("Simulated; the error table has no measured memory of this card yet.")
@@ -144,7 +142,7 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
                 limit,
                 loading,
                 evaluation,
-                buckets=asked.buckets,
+                buckets=buckets_of(asked.plan),
                 expandable=asked.expandable,
             )
 
@@ -178,13 +176,12 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         free_bytes: of host memory.
     """
     shape = (asked.profile, asked.batch, asked.length, asked.depth)
-    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, asked.buckets)
+    buckets = buckets_of(asked.plan)
+    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, buckets)
     factor = asked.learned.memory()
 
     def kept(evaluation: replay.Evaluation | None, live: int) -> int:
-        return round(
-            (replay.resident(*shape, evaluation, asked.buckets) if GLIBC else live) * factor
-        )
+        return round((replay.resident(*shape, evaluation, buckets) if GLIBC else live) * factor)
 
     steady = kept(None, peaks.allocated)
     occasions = {name: baseline + value for name, value in peaks.occasions.items()}

@@ -5,13 +5,13 @@ Build candidates from the rules, ask the estimator, keep what fits.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from advisor import records
 from advisor.errors import PlanError, SimulationError, UnknownNameError
-from advisor.estimate import unknown_memory, with_capacity
 from advisor.memory import MemoryEstimate
 from advisor.plan import DTYPE_BYTES, LoraSettings, Method, TrainingPlan
 from advisor.rules import cadence, learning, precision
@@ -185,28 +185,31 @@ def effective_batch(facts: Facts, method: Method, pins: Mapping[str, Any]) -> in
     Raises:
         PlanError: the pinned factors do not make the pinned product.
     """
-    micro, accumulation = (
-        pins.get("per_device_train_batch_size"),
-        pins.get("gradient_accumulation_steps"),
-    )
+    micro = pins.get("per_device_train_batch_size")
+    accumulation = pins.get("gradient_accumulation_steps")
+    devices = pins.get("devices", 1)
     wanted = pins.get("effective_batch_size")
     if wanted is not None:
-        for name, part in (
-            ("per_device_train_batch_size", micro),
-            ("gradient_accumulation_steps", accumulation),
-        ):
-            if part is not None and wanted % part:
+        factors = {
+            "per_device_train_batch_size": micro or 1,
+            "gradient_accumulation_steps": accumulation or 1,
+            "devices": devices,
+        }
+        for name, part in factors.items():
+            if wanted % part:
                 raise PlanError("solve.not_divisible", part=part, wanted=wanted, field=name)
-        if micro is not None and accumulation is not None and micro * accumulation != wanted:
+        product = math.prod(factors.values())
+        is_whole = micro is not None and accumulation is not None
+        if wanted % product or (is_whole and wanted != product):
             raise PlanError(
                 "solve.product",
-                micro=micro,
-                accumulation=accumulation,
+                micro=micro or 1,
+                accumulation=accumulation or 1,
+                devices=devices,
                 wanted=wanted,
                 field="effective_batch_size",
             )
         return wanted
-    devices = pins.get("devices", 1)
     if micro is not None and accumulation is not None:
         return micro * accumulation * devices
     epochs = pins.get("num_train_epochs") or learning.epochs(facts, method)
@@ -247,10 +250,10 @@ class Search:
                 memory = self._estimator.memory(plan)
                 time = self._estimator.time(plan)
             except SimulationError as error:
-                memory = unknown_memory(str(error), self.facts.machine.capacity_bytes())
+                memory = MemoryEstimate.unknown(str(error), self.facts.machine.capacity_bytes())
                 time = TimeEstimate(step_seconds=None)
             if ceiling is not None:
-                memory = with_capacity(memory, min(ceiling, memory.capacity_bytes or ceiling))
+                memory = memory.limited(ceiling)
             self._known[plan] = Candidate(plan=plan, memory=memory, time=time)
         return self._known[plan]
 
@@ -315,7 +318,8 @@ class Search:
     def _is_hopeless(self, method: Method) -> bool:
         """Whether what must lie there at once exceeds what is free, so that no trace is needed.
 
-        Weights; of a full tuning also the gradients and AdamW's two states, all in one dtype.
+        Weights; of a full tuning also the gradients and AdamW's two states, all in one dtype. FSDP2
+        leaves each device its share.
         """
         capacity = self.facts.machine.capacity_bytes()
         free = min((n for n in (capacity, self.pins.get("memory_ceiling_bytes")) if n), default=0)
@@ -326,7 +330,8 @@ class Search:
             size *= 4 if plan.optim in ("adamw_torch", "adamw_torch_fused") else 2
         elif method == "qlora":
             size = 0.5
-        return 0 < free < size * self.facts.model.num_parameters
+        shares = plan.devices if plan.is_sharded() else 1
+        return 0 < free < size * self.facts.model.num_parameters / shares
 
     def _fastest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
         found: list[Candidate] = []

@@ -9,7 +9,7 @@ from typing import Any
 from advisor import records
 from advisor.data import DataDescription
 from advisor.errors import InputError, SimulationError
-from advisor.estimate import Estimator, unknown_memory
+from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.machine import Machine
 from advisor.memory import MemoryEstimate
@@ -66,7 +66,7 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
         )
         duration = estimator.time(spec.plan)
     except SimulationError as error:
-        memory = unknown_memory(str(error), spec.machine.capacity_bytes())
+        memory = MemoryEstimate.unknown(str(error), spec.machine.capacity_bytes())
         duration = TimeEstimate(step_seconds=None)
     return _out(memory, duration, time.perf_counter() - started)
 

@@ -53,11 +53,15 @@ class Rates:
     """Half width of the range, as a share."""
     assumption: str
 
+    def update_seconds(self, cost: "StepCost", micro_batches: int) -> float:
+        """One optimizer step over so many micro-batches."""
+        micro = cost.forward + cost.backward + self.host_seconds["step"]
+        return micro_batches * micro + cost.optimizer
+
 
 # Constants fitted on 126 public single- and multi-GPU rows (torch 2.x, eager Hugging Face code);
-# the
-# held-out single-GPU rows came out within 4.6 % median, 10.6 % p90, with the full queue model. This
-# simpler sum is wider, and its range says so.
+# the held-out single-GPU rows came out within 4.6 % median, 10.6 % p90, with the full queue model.
+# This simpler sum is wider, and its range says so.
 _SUSTAINED = {"A100": 0.82, "L40S": 0.73, "B200": 0.73, "H100": 0.63, "T4": 0.42}
 _SUSTAINED_SINGLE = {"T4": 0.67}
 _ATTENTION = {"A100": (0.59, 0.48), "H100": (0.36, 0.29), "L40S": (0.45, 0.36), "T4": (0.40, 0.24)}

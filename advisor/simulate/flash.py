@@ -41,12 +41,10 @@ def switch_on(model: Any) -> None:
     model.config._attn_implementation = NAME
 
 
-def functions(utils: Any) -> tuple[Any, ...]:
-    """What `_lazy_imports` returns when flash-attn is installed.
+def functions(*_args: Any, **_kwargs: Any) -> tuple[Any, ...]:
+    """What `_lazy_imports` returns when flash-attn is installed."""
+    from transformers import modeling_flash_attention_utils as utils
 
-    Args:
-        utils: the module transformers.modeling_flash_attention_utils.
-    """
     return flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from transformers.core_model_loading import dot_natural_key
 
+from advisor.plan import Quantization
 from advisor.simulate.build import find_layers
 from advisor.simulate.profile import EMPTY_CACHE, Structure
 from advisor.simulate.quantized import QuantizedLinear
@@ -84,7 +86,7 @@ def materialise(model: nn.Module, recorder: Recorder, structure: Structure) -> N
             loader.load(place)
     else:
         _load_quantised(loader, getattr(torch, structure.dtype))
-        _load_adapters(loader, getattr(torch, structure.quantization.bnb_4bit_compute_dtype))
+        _load_adapters(loader, structure.quantization)
     recorder.layer = GLOBAL
 
 
@@ -97,7 +99,7 @@ def _load_quantised(loader: _Loader, source_dtype: torch.dtype) -> None:
     (measured: nf4 rows of SmolLM2-1.7B, all phases).
     """
     recorder = loader.recorder
-    base = sorted(loader.base, key=lambda place: _natural(_checkpoint_name(place)))
+    base = sorted(loader.base, key=lambda place: dot_natural_key(_checkpoint_name(place)))
     casts = {id(p.parameter) for p in base if _is_cast(p)}
     _warm_up(loader, base, source_dtype)
     for place in base:
@@ -148,10 +150,13 @@ def _warm_up(loader: _Loader, base: list[_Place], source_dtype: torch.dtype) -> 
     loader.recorder.temporary("warm_up", (elements, bits, others))
 
 
-def _load_adapters(loader: _Loader, compute_dtype: torch.dtype) -> None:
-    """Peft makes them in the base layer's compute dtype, then casts all of them to float32."""
+def _load_adapters(loader: _Loader, settings: Quantization) -> None:
+    """Peft makes them in float32; over a 4-bit layer in its compute dtype, all cast afterwards."""
+    compute_dtype = getattr(torch, settings.bnb_4bit_compute_dtype)
     for place in loader.adapters:
-        loader.load(place, compute_dtype)
+        loader.load(place, compute_dtype if settings.load_in_4bit else None)
+    if not settings.load_in_4bit:
+        return
     for place in loader.adapters:
         loader.follow(place)
         loaded = loader.done[id(place.parameter)]
@@ -161,11 +166,6 @@ def _load_adapters(loader: _Loader, compute_dtype: torch.dtype) -> None:
 def _checkpoint_name(place: _Place) -> str:
     name = f"{place.module_name}.{place.name}"
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """dot_natural_key of core_model_loading: numbers count, the rest is alphabetical."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
 
 
 def _layer_number(prefix: str, module_name: str) -> int:

@@ -52,7 +52,7 @@ class Simulated:
     host_steps: bool = False
     """On a GPU the step counter is a host tensor."""
     not_on_cpu: Message | None = None
-    """Why nothing is said of a CPU; empty where the same is."""
+    """Why nothing is said of a CPU; None where the same holds there."""
     note: str = ""
     """What is not counted, for the assumptions."""
 

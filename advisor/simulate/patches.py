@@ -8,11 +8,12 @@ means the simulator does not know this version, and the answer is "unknown", not
 """
 
 import contextlib
-import importlib
 import pydoc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from advisor.simulate import flash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,6 @@ class Conditions:
 
     padded: bool
     """The batch holds padding: its mask is not all ones."""
-    cuda: bool = True
-    """The step runs on a card."""
     expand_kv: bool = False
     """K and V heads are repeated before SDPA, as some scripts do."""
     compute_capability: tuple[int, int] | None = None
@@ -75,18 +74,6 @@ def _save_on_host(*_args: Any, **_kwargs: Any) -> Any:
         return torch.empty_strided(size, stride, dtype=dtype)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
-
-
-def _flash_imports(*_args: Any, **_kwargs: Any) -> tuple[Any, ...]:
-    from advisor.simulate import flash
-
-    return flash.functions(importlib.import_module("transformers.modeling_flash_attention_utils"))
-
-
-def _unpad_data(attention_mask: Any) -> tuple[Any, Any, int]:
-    from advisor.simulate import flash
-
-    return flash.unpad_data(attention_mask)
 
 
 def _masks(original: Any) -> Any:
@@ -166,13 +153,15 @@ PATCHES = (
         module="transformers.modeling_utils",
         symbol="save_on_cpu",
         why="what checkpointing offloads leaves the card; fake CPU tensors would stay",
-        replacement=lambda original, conditions: _save_on_host if conditions.cuda else original,
+        replacement=lambda original, conditions: (
+            original if conditions.compute_capability is None else _save_on_host
+        ),
     ),
     Patch(
         module="transformers.modeling_flash_attention_utils",
         symbol="_lazy_imports",
         why="the package flash-attn needs a CUDA device; its operators are PyTorch's own here",
-        replacement=lambda _original, _conditions: _flash_imports,
+        replacement=lambda _original, _conditions: flash.functions,
     ),
     Patch(
         module="transformers.modeling_flash_attention_utils",
@@ -184,7 +173,7 @@ PATCHES = (
         module="transformers.modeling_flash_attention_utils",
         symbol="_get_unpad_data",
         why="the longest row of a padded batch is a fact of the data",
-        replacement=lambda _original, _conditions: _unpad_data,
+        replacement=lambda _original, _conditions: flash.unpad_data,
     ),
     Patch(
         module="transformers.masking_utils",

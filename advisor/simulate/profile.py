@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 10
+FORMAT = 11
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -35,7 +35,7 @@ CONVOLUTIONS = (
     "Convolutions: the workspaces that cuDNN chooses while it runs are not modelled; the interval "
     "is at least 5 % to each side."
 )
-"""Note of a profile whose step has any; estimate.py widens its interval."""
+"""Note of a profile whose step has any; peaks.py widens its interval."""
 EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
 LoopKind = Literal["trainer", "script", "torchtitan"]
@@ -109,9 +109,15 @@ class Structure:
         return dataclasses.replace(
             self,
             activation_checkpointing=False,
+            checkpointing=Checkpointing(),
             optim=Structure.optim,
+            optim_args=None,
+            optim_target_modules=None,
+            weight_decay=False,
+            clip=True,
             accumulate=False,
             single_row=batch == 1,
+            outputs_cloned=False,
             evaluates=True,
         )
 

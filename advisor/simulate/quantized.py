@@ -32,10 +32,6 @@ class Params4bit(nn.Parameter):
     """A weight to be packed; on the meta device it still has its own shape."""
 
 
-class Int8Params(nn.Parameter):
-    """A weight to be rounded to int8."""
-
-
 class QuantizedLinear(nn.Linear):
     """What the two layers share: no weight of their own until it is loaded."""
 
@@ -150,7 +146,7 @@ class Linear8bitLt(QuantizedLinear):
     bits = 8
 
     def __init__(self, source: nn.Module) -> None:
-        super().__init__(source, Int8Params(source.weight.data, requires_grad=False))  # type: ignore[union-attr,operator]
+        super().__init__(source, nn.Parameter(source.weight.data, requires_grad=False))  # type: ignore[arg-type,union-attr]
         self.index = None
         self.state = types.SimpleNamespace(has_fp16_weights=False, threshold=INT8_THRESHOLD)
 

@@ -101,7 +101,6 @@ def _pretend(structure: Structure, stack: contextlib.ExitStack) -> None:
     on_card = structure.device == "cuda"
     conditions = patches.Conditions(
         padded=structure.padded,
-        cuda=on_card,
         expand_kv=structure.expand_kv,
         compute_capability=structure.compute_capability if on_card else None,
     )

@@ -8,29 +8,18 @@ from advisor.conflicts import find_conflicts
 from advisor.errors import PlanError, SimulationError
 from advisor.hardware.machine import Cpu, Machine
 from advisor.locale import LANGUAGES, render
-from advisor.memory import MemoryEstimate, verdict
-from advisor.model import ModelDescription
 from advisor.rules.facts import Facts
 from advisor.solve import Search, check_pins
 from advisor.speed import TimeEstimate
+from tests.advisor.fakes import memory_of, model
 
 GIB = 2**30
 
 
 def facts(free=8, parameters=1e8, weights=True):
-    model = ModelDescription(
-        name="m",
-        path="/m",
-        config={"model_type": "llama"},
-        model_type="llama",
-        architecture="LlamaForCausalLM",
-        num_parameters=int(parameters),
-        max_position_embeddings=2048,
-        has_weights=weights,
-        has_tokenizer=True,
-    )
     machine = Machine(name="cpu", cpu=Cpu(usable_cores=2), ram_free_bytes=int(free * GIB))
-    return Facts(machine=machine, model=model, data=None, task="causal-lm")
+    described = model(parameters, weights=weights, context=2048)
+    return Facts(machine=machine, model=described, data=None, task="causal-lm")
 
 
 class Estimator:
@@ -49,14 +38,7 @@ class Estimator:
         states = 16 * size if plan.method == "full" else 2 * size
         tokens = plan.per_device_train_batch_size * plan.max_length
         peak = int(states + tokens * 4e5 * (0.2 if plan.activation_checkpointing else 1))
-        return MemoryEstimate(
-            allocated_bytes=peak,
-            reserved_bytes=peak,
-            process_bytes=peak,
-            interval={"process_bytes": (peak, peak)},
-            capacity_bytes=self.facts.machine.capacity_bytes(),
-            verdict=verdict(peak, self.facts.machine.capacity_bytes()),
-        )
+        return memory_of(peak, self.facts.machine)
 
     def time(self, plan):
         return TimeEstimate(step_seconds=1.0, total_seconds=1.0)

@@ -10,29 +10,14 @@ from advisor.data import DataDescription
 from advisor.errors import InputError, PlanError, SimulationError, UnknownNameError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.machine import Cpu, Machine
-from advisor.memory import MemoryEstimate, verdict
-from advisor.model import ModelDescription
 from advisor.rules.advice import ORDER, advise
 from advisor.rules.facts import Facts
 from advisor.solve import Search, check_pins, effective_batch, micro_batches
 from advisor.speed import TimeEstimate
+from tests.advisor.fakes import memory_of, model
 
 GIB = 2**30
 LENGTHS = tuple(range(40, 1000, 8))
-
-
-def model(parameters=600e6, weights=True):
-    return ModelDescription(
-        name="m",
-        path="/m",
-        config={"model_type": "llama"},
-        model_type="llama",
-        architecture="LlamaForCausalLM",
-        num_parameters=int(parameters),
-        max_position_embeddings=4096,
-        has_weights=weights,
-        has_tokenizer=True,
-    )
 
 
 def data(rows=20_000):
@@ -59,8 +44,9 @@ def cpu(free=24 * GIB, native=False):
     return Machine(name="cpu", cpu=Cpu(usable_cores=2, bf16_native=native), ram_free_bytes=free)
 
 
-def facts_on(machine, **kwargs):
-    return Facts(machine=machine, model=model(**kwargs), data=data(), task="causal-lm")
+def facts_on(machine, parameters=600e6, **kwargs):
+    described = model(parameters, **kwargs)
+    return Facts(machine=machine, model=described, data=data(), task="causal-lm")
 
 
 class Estimator:
@@ -78,15 +64,7 @@ class Estimator:
         tokens = plan.per_device_train_batch_size * min(plan.max_length, LENGTHS[-1])
         kept = 4e5 * (0.2 if plan.activation_checkpointing else 1)
         peak = int(states + tokens * (kept + 2e5))
-        capacity = self.facts.machine.capacity_bytes()
-        return MemoryEstimate(
-            allocated_bytes=peak,
-            reserved_bytes=peak,
-            process_bytes=peak,
-            interval={"process_bytes": (peak, peak)},
-            capacity_bytes=capacity,
-            verdict=verdict(peak, capacity),
-        )
+        return memory_of(peak, self.facts.machine)
 
     def time(self, plan):
         cost = 1.3 if plan.activation_checkpointing else 1.0
@@ -193,12 +171,54 @@ def test_what_cannot_fit_is_not_traced():
     assert set(asked) == {"lora"}
 
 
+def test_what_fits_only_as_shards_is_traced():
+    facts = facts_on(machine_from_name("Tesla T4"), parameters=3e9)  # 48 GB whole, 12 GB on each
+    asked = []
+
+    class Watched(Estimator):
+        def memory(self, plan):
+            asked.append((plan.is_sharded(), plan.devices))
+            return super().memory(plan)
+
+    for pins in ({"devices": 4}, {"devices": 4, "fsdp": True}):
+        Search(facts, Watched(facts), pins).best(("full",), "fastest")
+    assert set(asked) == {(True, 4)}
+
+
+def test_factors_of_the_effective_batch_count_every_device():
+    facts = facts_on(cpu())
+    pins = {
+        "effective_batch_size": 16,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "devices": 2,
+    }
+    assert effective_batch(facts, "full", pins) == 16
+    for devices, accumulation in ((3, 2), (2, 4), (2, 1)):
+        changed = {**pins, "devices": devices, "gradient_accumulation_steps": accumulation}
+        with pytest.raises(PlanError, match=f"{devices}"):
+            effective_batch(facts, "full", changed)
+    halves = {"effective_batch_size": 8, "per_device_train_batch_size": 8, "devices": 2}
+    with pytest.raises(PlanError, match="devices 2"):
+        effective_batch(facts, "full", halves)
+
+
 def test_memory_ceiling_is_a_limit():
     facts = facts_on(machine_from_name("A100-SXM4-80GB"))
     ceiling = 14 * GIB
     found = solve(facts, {"memory_ceiling_bytes": ceiling})
     assert found.memory.process_bytes <= ceiling
     assert solve(facts).memory.process_bytes > ceiling
+
+
+def test_less_room_never_fits_better():
+    machine = cpu(free=20 * GIB)
+    found = memory_of(10 * GIB, machine)
+    assert found.limited(9 * GIB).verdict == "does_not_fit"
+    assert found.limited(30 * GIB).capacity_bytes == 20 * GIB
+    failed = dataclasses.replace(found, verdict="tight")  # as where runs of this kind ended in OOM
+    assert failed.limited(19 * GIB).verdict == "tight"
+    assert memory_of(10 * GIB, Machine(name="unknown")).limited(9 * GIB).capacity_bytes == 9 * GIB
 
 
 def test_unknown_memory_still_yields_a_plan_that_says_so():

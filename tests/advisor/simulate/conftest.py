@@ -1,4 +1,4 @@
-"""How two recordings are compared."""
+"""How two recordings are compared, and a worker with a home of its own."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from advisor.simulate.trace import MARK
+from advisor.simulate.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,14 @@ def differ():
         return first_difference(timeline(found, marks=marks), timeline(expected, marks=marks))
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """The process that simulates, with an empty cache."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
+        worker = Worker(home=home)
+        yield worker
+        worker.close()

@@ -5,20 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.simulate.worker import Worker
 from advisor.spec import answer
 
 ROWS = Path(__file__).parents[2] / "benchmarks" / "measured" / "t4_lora_qlora.jsonl"
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
-        worker = Worker(home=home)
-        yield worker
-        worker.close()
 
 
 def measured_rows(method):

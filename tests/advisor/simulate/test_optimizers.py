@@ -9,7 +9,6 @@ from advisor.errors import SimulationError
 from advisor.locale import sentence
 from advisor.plan import LoraSettings, TrainingPlan
 from advisor.simulate.profile import PHASES, Structure, canonical_config, structure_of
-from advisor.simulate.worker import Worker
 from advisor.spec import answer
 
 torch = pytest.importorskip("torch")
@@ -360,16 +359,6 @@ def test_layers_repeat_with_adapters_options_and_loops(name, device, more):
 
 
 # --- the whole answer ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
-        worker = Worker(home=home)
-        yield worker
-        worker.close()
 
 
 def question(**plan):

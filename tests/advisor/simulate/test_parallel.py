@@ -14,7 +14,6 @@ from advisor.simulate import replay
 from advisor.simulate.buckets import Buckets, assign, buckets_of, replicated, unrolled
 from advisor.simulate.fit import fit
 from advisor.simulate.profile import Sharding, Structure, canonical_config, structure_of
-from advisor.simulate.worker import Worker
 from advisor.spec import answer
 from advisor.units import GIB, MIB
 
@@ -238,16 +237,6 @@ def test_a_bucket_of_the_broadcast_with_one_tensor_needs_no_copy():
 
 
 # -- public runs ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINING_ADVISOR_HOME", str(home))
-        worker = Worker(home=home)
-        yield worker
-        worker.close()
 
 
 def public_rows():
