@@ -6,6 +6,7 @@ that what is counted here is what is trained there.
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ class DataDescription:
             total += min(length, max_length) * (upto - below)
             below = upto
         return total
+
+    def batch_lengths(self, batch_size: int, max_length: int, num_batches: int) -> list[int]:
+        """Tokens of the longest row, cut, in each of so many random batches; always the same."""
+        draw = random.Random(_SAMPLE_SEED)  # noqa: S311
+        return [
+            min(max(draw.choices(self.lengths, k=batch_size)), max_length)
+            for _ in range(num_batches)
+        ]
 
     def padding_share(self, batch_size: int, max_length: int) -> float:
         """Share of padded positions in random batches, 0..1."""

@@ -34,6 +34,10 @@ from advisor.versions import installed
 
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
+_MEASUREMENT = 2
+"""Raised whenever calibrate.py measures another way, so that old files are made again."""
+_MIXED_STEPS = 12
+"""Steps of random batches after the steady one, before the longest comes once more."""
 _QUANTISED_FASTER = 1.7
 """T4 nf4 runs took down to 0.47 of the predicted step: the range reaches that far."""
 
@@ -97,6 +101,7 @@ class Estimator:
             depth=depth,
             assumptions=tuple(assumptions),
             evaluation=self._evaluation(plan, structure, length),
+            lengths=self._other_lengths(plan, length),
             learned=self._known_of(plan),
             expandable=expandable or loop == "torchtitan",
             plan=plan,
@@ -262,9 +267,16 @@ class Estimator:
         """Longest batch in tokens: what the collator makes of the longest row."""
         if self._data is None:
             return plan.max_length
-        longest = self._data.longest_batch_tokens(plan.max_length)
-        multiple = plan.pad_to_multiple_of() or 1
-        return math.ceil(longest / multiple) * multiple
+        return _padded(self._data.longest_batch_tokens(plan.max_length), plan)
+
+    def _other_lengths(self, plan: TrainingPlan, longest: int) -> list[int]:
+        """Batch lengths of the steps that follow the steady one; none where all are as long."""
+        if self._data is None or not find_task(plan.task).counts_tokens:
+            return []
+        batch = plan.per_device_train_batch_size
+        drawn = self._data.batch_lengths(batch, plan.max_length, _MIXED_STEPS)
+        lengths = [_padded(length, plan) for length in drawn]
+        return [*lengths, longest] if set(lengths) - {longest} else []
 
     def _peaks(self, asked: Asked) -> MemoryEstimate:
         gpu = self._gpu(asked.plan)
@@ -370,10 +382,10 @@ def _thin(total: Any, points: int) -> np.ndarray:
 def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
     """A measurement of this machine: from the cache, else made now.
 
-    Keyed by the library versions.
+    Keyed by the library versions and by how it is measured.
     """
     versions = "-".join(installed(p) or "" for p in ("torch", "transformers"))
-    path = cache_dir() / f"{method}-{versions.replace('+', '_')}.json"
+    path = cache_dir() / f"{method}-{_MEASUREMENT}-{versions.replace('+', '_')}.json"
     if path.exists():
         return json.loads(path.read_text())
     value = worker.call(method, {}, on_progress=on_progress)
@@ -381,3 +393,8 @@ def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
     return value
+
+
+def _padded(length: int, plan: TrainingPlan) -> int:
+    multiple = plan.pad_to_multiple_of() or 1
+    return math.ceil(length / multiple) * multiple

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from advisor import data_parallel
@@ -56,6 +57,8 @@ class Asked:
     assumptions: tuple[str, ...] = ()
     plan: TrainingPlan
     evaluation: replay.Evaluation | None = None
+    lengths: Sequence[int] = ()
+    """Tokens of each row in the steps that follow the steady one."""
     learned: Learned = NOTHING
     expandable: bool = False
     """The allocator runs with expandable_segments:True."""
@@ -108,6 +111,13 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
             f"CUDA context {context / MIB:,.0f} MiB, {source}.",
         ),
     ).judged()
+    if found.verdict == "does_not_fit" and capacity is not None:
+        least_room = math.floor((capacity - around_torch - spread_around) / (1 + high))
+        if _survives(asked, least_room):
+            said = "What the cache keeps beyond the free memory is returned in time: slower."
+            found = dataclasses.replace(
+                found, verdict="tight", assumptions=(*found.assumptions, said)
+            )
     return _after_failures(found, asked.learned)
 
 
@@ -129,35 +139,45 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
     return said
 
 
+def _replay(
+    asked: Asked, room: int | None, loading: replay.Loading | None, *, whole_run: bool = True
+) -> replay.Peaks:
+    """Load and two steps; of the whole run also the steps of other lengths and the evaluation."""
+    return replay.on_cuda(
+        asked.profile,
+        asked.batch,
+        asked.length,
+        asked.depth,
+        room,
+        loading,
+        asked.evaluation if whole_run else None,
+        lengths=asked.lengths if whole_run else (),
+        buckets=buckets_of(asked.plan),
+        expandable=asked.expandable,
+    )
+
+
+def _loadings(plan: TrainingPlan) -> tuple[replay.Loading | None, ...]:
+    if plan.quantization is None:
+        return (None,)
+    return replay.LOADINGS[4 if plan.quantization.load_in_4bit else 8]
+
+
 def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
     """The peaks within `room` bytes, without the limit where that is too little."""
 
     def run(loading: replay.Loading | None) -> replay.Peaks:
-        def within(limit: int | None, evaluation: replay.Evaluation | None) -> replay.Peaks:
-            return replay.on_cuda(
-                asked.profile,
-                asked.batch,
-                asked.length,
-                asked.depth,
-                limit,
-                loading,
-                evaluation,
-                buckets=buckets_of(asked.plan),
-                expandable=asked.expandable,
-            )
-
         try:
-            return within(room, asked.evaluation)
+            return _replay(asked, room, loading)
         except OutOfMemoryError:
-            peaks = within(None, None)
-        if asked.evaluation is None or room is None or peaks.reserved > room:
+            peaks = _replay(asked, None, loading, whole_run=False)
+        if room is None or peaks.reserved > room:
             return peaks
-        return within(None, asked.evaluation)
+        return _replay(asked, None, loading)
 
-    if asked.plan.quantization is None:
-        return run(None)
-    ways = replay.LOADINGS[4 if asked.plan.quantization.load_in_4bit else 8]
-    as_read, *others = map(run, ways)
+    as_read, *others = map(run, _loadings(asked.plan))
+    if not others:
+        return as_read
     middle = sorted((as_read, *others), key=lambda peaks: peaks.reserved)[1]
     return dataclasses.replace(
         as_read,
@@ -165,6 +185,16 @@ def _replayed(asked: Asked, room: int | None) -> replay.Peaks:
         occasions=middle.occasions,
         num_retries=middle.num_retries,
     )
+
+
+def _survives(asked: Asked, room: int) -> bool:
+    """Whether the whole run passes within `room` bytes, however often the cache is returned."""
+    try:
+        for loading in _loadings(asked.plan):
+            _replay(asked, room, loading)
+    except OutOfMemoryError:
+        return False
+    return True
 
 
 def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimate:
