@@ -5,6 +5,7 @@ The tracing half needs torch.
 
 import dataclasses
 import logging
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,8 @@ class ProfileStore:
             return self._profiles[full_key]
         profile = _load(structure)
         if profile is None:
+            if structure.device == "cuda":  # meanwhile: this process only waits
+                threading.Thread(target=_prepare_replay).start()
             self._worker.call(
                 "profile", {"structure": records.encode(structure)}, on_progress=on_progress
             )
@@ -56,6 +59,12 @@ class ProfileStore:
     def known(self, structure: Structure) -> bool:
         """Whether `get` answers without tracing."""
         return structure.key(with_depth=True) in self._profiles or _load(structure) is not None
+
+
+def _prepare_replay() -> None:
+    from advisor.simulate.arrays import prepare
+
+    prepare()
 
 
 def _load(structure: Structure) -> Profile | None:

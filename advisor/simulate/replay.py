@@ -10,7 +10,7 @@ import numpy as np
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import temporaries
-from advisor.simulate.allocator import ROUNDING, CachingAllocator
+from advisor.simulate.allocator import ROUNDING
 from advisor.simulate.buckets import Buckets, replicated, unrolled
 from advisor.simulate.heap import Heap
 from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
@@ -46,7 +46,7 @@ class Evaluation:
     batch: int
     length: int
 
-    def events(self, depth: int) -> tuple[list[int], np.ndarray]:
+    def events(self, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """What happens after loading, and the bytes by slot.
 
         What never dies is left out: cuBLAS' workspace is there from training, and the last batch
@@ -56,12 +56,14 @@ class Evaluation:
         program = profile.program(depth)
         sizes = profile.sizes(self.batch, self.length, depth)[program.template]
         loaded = next(position for position, label in program.marks if label == "load")
-        events = program.events[loaded:].tolist()
-        born = {e for e in events if e >= 0}
-        workspaces = {e for e in born if program.categories[e] == _WORKSPACE}
-        workspaces -= {-e - 1 for e in events if e < 0}
-        events = [e for e in events if (e if e >= 0 else -e - 1) in born - workspaces]
-        return events, sizes
+        events = program.events[loaded:]
+        slots = np.where(events >= 0, events, -events - 1)
+        counted = np.zeros(len(sizes), dtype=bool)
+        counted[slots[events >= 0]] = True
+        dies = np.zeros(len(sizes), dtype=bool)
+        dies[slots[events < 0]] = True
+        counted &= dies | (program.categories != _WORKSPACE)
+        return events[counted[slots]], sizes
 
 
 _WORKSPACE = CATEGORIES.index("workspace")
@@ -115,6 +117,8 @@ def on_cuda(
     Raises:
         OutOfMemoryError: the step does not fit.
     """
+    from advisor.simulate.arrays import ArrayAllocator  # numba: where something is replayed only
+
     loading = loading or Loading()
     program = profile.program(depth)
     by_template = profile.sizes(batch, length, depth)
@@ -122,34 +126,32 @@ def on_cuda(
     slot_sizes = by_template[program.template]
     if buckets is not None:
         program, slot_sizes = replicated(program, slot_sizes, buckets)
-    sizes = slot_sizes.tolist()
-    allocator = CachingAllocator(capacity_bytes, expandable=expandable)
-    streams = program.streams.tolist()
-    blocks: list[object] = [None] * len(sizes)
-    block_sizes = [0] * len(sizes)
+    allocator = ArrayAllocator(capacity_bytes, expandable=expandable)
+    labels = [label for _, label in program.marks]
+    empties = [label == EMPTY_CACHE and loading.empties_cache for label in labels]
+    levels, block_sizes, _ = allocator.run(
+        program.events,
+        slot_sizes,
+        program.streams,
+        np.array([position for position, _ in program.marks], dtype=np.int64),
+        np.array(empties, dtype=np.bool_),
+    )
     allocated: dict[str, int] = {}
     reserved: dict[str, int] = {}
-    malloc, free = allocator.malloc, allocator.free
-    events = program.events.tolist()
-    start = 0
-    for end, label in program.marks:  # two marks may stand at one position
-        allocator.peak_allocated = allocator.allocated
-        for e in events[start:end]:
-            if e >= 0:
-                if sizes[e]:
-                    block = blocks[e] = malloc(sizes[e], streams[e])
-                    block_sizes[e] = block.size
-            elif sizes[-e - 1]:
-                free(blocks[-e - 1])  # type: ignore[arg-type]
-        if label == EMPTY_CACHE and loading.empties_cache:
-            allocator.empty_cache()
-        allocated[label] = max(allocated.get(label, 0), allocator.peak_allocated)
-        reserved[label] = allocator.peak_reserved
-        start = end
+    for label, (live_peak, reserved_peak) in zip(labels, levels.tolist(), strict=True):
+        allocated[label] = max(allocated.get(label, 0), live_peak)
+        reserved[label] = reserved_peak
     steady = allocator.peak_reserved
     occasions = {"load": reserved["load"], "first_step": reserved["optimizer0"]}
     if evaluation is not None:
-        _run(allocator, *evaluation.events(depth))
+        events, later = evaluation.events(depth)
+        allocator.run(
+            events,
+            later,
+            np.zeros(len(later), dtype=np.int8),
+            np.array([len(events)], dtype=np.int64),
+            np.zeros(1, dtype=np.bool_),
+        )
         occasions["evaluation"] = allocator.peak_reserved
     phases = {phase: allocated[f"{phase}1"] for phase in PHASES}
     peak = max(phases.values())
@@ -157,20 +159,10 @@ def on_cuda(
         allocated=peak,
         reserved=steady,
         phases=phases,
-        categories=_at_peak(program, np.array(block_sizes, dtype=np.int64)),
+        categories=_at_peak(program, block_sizes),
         num_retries=allocator.num_retries,
         occasions=occasions,
     )
-
-
-def _run(allocator: CachingAllocator, events: list[int], sizes: np.ndarray) -> None:
-    blocks: dict[int, object] = {}
-    for e in events:
-        if e < 0:
-            if -e - 1 in blocks:
-                allocator.free(blocks.pop(-e - 1))  # type: ignore[arg-type]
-        elif sizes[e]:
-            blocks[e] = allocator.malloc(int(sizes[e]))
 
 
 def _resize_warm_up(
@@ -208,7 +200,7 @@ def live(
     if evaluation is not None:
         events, sizes = evaluation.events(depth)
         rounded = (sizes + rounding - 1) // rounding * rounding
-        deltas = [rounded[e] if e >= 0 else -rounded[-e - 1] for e in events]
+        deltas = np.where(events >= 0, rounded[events], -rounded[-events - 1])
         occasions["evaluation"] = int(levels[-1] + max(np.cumsum(deltas).max(), 0))
     return Peaks(
         allocated=peak,
@@ -239,7 +231,7 @@ def resident(
             heap.free(chunks.pop(-e - 1))
     if evaluation is not None:
         events, later = evaluation.events(depth)
-        for e in events:
+        for e in events.tolist():
             if e >= 0:
                 chunks[e] = heap.malloc(int(later[e]))
             else:

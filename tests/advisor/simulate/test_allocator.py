@@ -1,7 +1,9 @@
 import itertools
+import random
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.simulate.allocator import (
@@ -9,6 +11,7 @@ from advisor.simulate.allocator import (
     OutOfMemoryError,
     block_bytes,
 )
+from advisor.simulate.arrays import ArrayAllocator
 from advisor.units import MIB
 
 
@@ -102,3 +105,82 @@ def test_counters_never_lie(expandable, requests):
         allocator.free(block)
     allocator.empty_cache()
     assert (allocator.allocated, allocator.reserved) == (0, 0)
+
+
+def random_events(rng, num):
+    """Births of mixed sizes on three streams, deaths of any that live, and who outlives them."""
+    edges = [0, 1, 512, MIB, MIB + 1, 2 * MIB, 10 * MIB, 20 * MIB]
+    pick = {0: lambda: rng.choice(edges), 1: lambda: rng.randint(1, 4000)}
+    sizes = [pick.get(rng.randrange(3), lambda: rng.randint(1, 60 * MIB))() for _ in range(num)]
+    events, alive = [], []
+    for slot in range(num):
+        events.append(slot)
+        alive.append(slot)
+        while alive and rng.random() < 0.45:
+            events.append(-(alive.pop(rng.randrange(len(alive))) + 1))
+    return events, alive, sizes, [rng.randrange(3) for _ in range(num)]
+
+
+def by_reference(allocator, runs, stretch):
+    """What ArrayAllocator.run does, one event at a time; the message where memory runs out."""
+    found, blocks = [], {}
+    for events, sizes, streams, empties in runs:
+        taken = [0] * len(sizes)
+        for end, empty in enumerate(empties, start=1):
+            allocator.peak_allocated = allocator.allocated
+            for e in events[(end - 1) * stretch : end * stretch]:
+                if e < 0:
+                    if -e - 1 in blocks:
+                        allocator.free(blocks.pop(-e - 1))
+                elif sizes[e]:
+                    try:
+                        blocks[e] = allocator.malloc(sizes[e], streams[e])
+                    except OutOfMemoryError as error:
+                        return found, str(error)
+                    taken[e] = blocks[e].size
+            if empty:
+                allocator.empty_cache()
+            found.append((allocator.peak_allocated, allocator.peak_reserved))
+        found.append(taken)
+    return found, None
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+@settings(deadline=None, max_examples=200)
+@given(
+    rng=st.randoms(use_true_random=False),
+    num=st.integers(0, 150),
+    capacity=st.one_of(st.none(), st.integers(0, 800 * MIB)),
+    stretch=st.integers(1, 40),
+    empties=st.integers(0, 7),
+)
+def test_arrays_do_what_the_reference_does(expandable, rng, num, capacity, stretch, empties):
+    """Twice over the same slots: what lives after the first run is there in the second."""
+    events, alive, sizes, streams = random_events(random.Random(rng.random()), num)
+    later = [-(slot + 1) for slot in alive] + events
+    runs = []
+    for codes in (events, later):
+        stretches = -(-len(codes) // stretch)
+        runs.append((codes, sizes, streams, [bool(i % 8 == empties) for i in range(stretches)]))
+    reference = CachingAllocator(capacity, expandable=expandable)
+    expected, message = by_reference(reference, runs, stretch)
+    allocator, found, blocks = ArrayAllocator(capacity, expandable=expandable), [], None
+    try:
+        for codes, _, _, empty in runs:
+            ends = [min((i + 1) * stretch, len(codes)) for i in range(len(empty))]
+            peaks, taken, blocks = allocator.run(
+                np.array(codes, dtype=np.int64),
+                np.array(sizes, dtype=np.int64),
+                np.array(streams, dtype=np.int8),
+                np.array(ends, dtype=np.int64),
+                np.array(empty, dtype=np.bool_),
+                blocks,
+            )
+            found += [*map(tuple, peaks.tolist()), taken.tolist()]
+        refused = None
+    except OutOfMemoryError as error:
+        refused = str(error)
+    assert refused == message
+    assert message is not None or found == expected
+    counters = ("allocated", "reserved", "peak_reserved", "num_retries")
+    assert [getattr(allocator, c) for c in counters] == [getattr(reference, c) for c in counters]
