@@ -93,6 +93,12 @@ class Estimator:
             assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
         if plan.fp16 and loop == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
+        lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
+        if lengths:
+            assumptions.append(
+                f"{len(lengths)} batches of the data set's own lengths follow the steady step: the "
+                "cache they leave is simulated, never measured."
+            )
         assumptions += data_parallel.assumptions(plan)
         asked = Asked(
             profile=profile,
@@ -101,7 +107,7 @@ class Estimator:
             depth=depth,
             assumptions=tuple(assumptions),
             evaluation=self._evaluation(plan, structure, length),
-            lengths=self._other_lengths(plan, length),
+            lengths=lengths,
             learned=self._known_of(plan),
             expandable=expandable or loop == "torchtitan",
             plan=plan,

@@ -42,8 +42,9 @@ arguments = TrainingArguments(output_dir=str(directory / "out"), max_steps=4, us
                               per_device_train_batch_size=8, save_strategy="steps", save_steps=2,
                               eval_strategy="steps", eval_steps=2, disable_tqdm=True,
                               report_to="none")
-Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=features(rows.train, "a.arrow"),
-        eval_dataset=features(rows.evaluation, "b.arrow")).train()
+Trainer(model=LlamaForCausalLM(config), args=arguments,
+        train_dataset=features(rows.train, "train.arrow"),
+        eval_dataset=features(rows.evaluation, "evaluation.arrow")).train()
 scale = 1 if sys.platform == "darwin" else 1024
 print("RSS", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
 """

@@ -3,7 +3,7 @@
 Peak allocated and peak reserved, by phase and by category. No torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from advisor.simulate import temporaries
 from advisor.simulate.allocator import ROUNDING
 from advisor.simulate.buckets import Buckets, replicated, unrolled
 from advisor.simulate.heap import Heap
+from advisor.simulate.mixing import LAST_STEP, MIXED, mixed
 from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
 
 
@@ -33,8 +34,8 @@ class Peaks:
     """Highest reserved (on a CPU: live) bytes in OCCASIONS, each after those before it."""
 
 
-OCCASIONS = ("load", "first_step", "evaluation")
-"""What a run does besides its steady step; evaluation where one was asked for."""
+OCCASIONS = ("load", "first_step", "mixed_lengths", "evaluation")
+"""What a run does besides its steady step; the last two where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,13 @@ def on_cuda(
     loading: Loading | None = None,
     evaluation: Evaluation | None = None,
     *,
+    lengths: Sequence[int] = (),
     buckets: Buckets | None = None,
     expandable: bool = False,
 ) -> Peaks:
-    """Replay on a GPU whose driver can give `capacity_bytes`; an evaluation follows the steps.
+    """Replay on a GPU whose driver can give `capacity_bytes`.
+
+    Load, first and steady step, then steps of other lengths, then an evaluation.
 
     Args:
         profile: the recorded step.
@@ -111,6 +115,7 @@ def on_cuda(
         capacity_bytes: None is without limit.
         loading: how a quantised model came onto the card.
         evaluation: follows the steps.
+        lengths: tokens of each row in the steps that follow the steady one.
         buckets: of replicated data parallel.
         expandable: the allocator runs with expandable_segments:True.
 
@@ -126,6 +131,9 @@ def on_cuda(
     slot_sizes = by_template[program.template]
     if buckets is not None:
         program, slot_sizes = replicated(program, slot_sizes, buckets)
+    others = (profile.sizes(batch, other, depth)[program.template] for other in lengths)
+    others = [np.where(program.template < 0, slot_sizes, changed) for changed in others]
+    program, slot_sizes = mixed(program, slot_sizes, others)
     allocator = ArrayAllocator(capacity_bytes, expandable=expandable)
     labels = [label for _, label in program.marks]
     empties = [label == EMPTY_CACHE and loading.empties_cache for label in labels]
@@ -141,8 +149,9 @@ def on_cuda(
     for label, (live_peak, reserved_peak) in zip(labels, levels.tolist(), strict=True):
         allocated[label] = max(allocated.get(label, 0), live_peak)
         reserved[label] = reserved_peak
-    steady = allocator.peak_reserved
     occasions = {"load": reserved["load"], "first_step": reserved["optimizer0"]}
+    if lengths:
+        occasions[MIXED] = reserved[MIXED]
     if evaluation is not None:
         events, later = evaluation.events(depth)
         allocator.run(
@@ -157,7 +166,7 @@ def on_cuda(
     peak = max(phases.values())
     return Peaks(
         allocated=peak,
-        reserved=steady,
+        reserved=reserved[LAST_STEP],
         phases=phases,
         categories=_at_peak(program, block_sizes),
         num_retries=allocator.num_retries,

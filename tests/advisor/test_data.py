@@ -274,6 +274,17 @@ def test_quantiles_are_exact(model):
     assert data_module._quantile([7], 0.99) == 7
 
 
+def test_random_batches_are_the_same_each_time_and_longer_the_more_rows(model):
+    described = describe_data("demo", model=model, task="causal-lm")
+    alone, four = (described.batch_lengths(rows, 600, 400) for rows in (1, 4))
+    assert alone == described.batch_lengths(1, 600, 400)
+    assert set(alone) <= {min(n, 600) for n in described.lengths}
+    assert len(set(alone)) > 50
+    for found, rows in ((alone, 1), (four, 4)):
+        expected = described.expected_batch_length(rows, 600)
+        assert abs(sum(found) / 400 - expected) < 0.1 * expected
+
+
 def test_without_a_tokenizer_lengths_are_bytes_and_marked(tmp_path, bare_model):
     path = write_rows(tmp_path / "a.jsonl", ["a" * 8, "a" * 9, "é" * 6])
     found = describe_data(path, model=bare_model, task="causal-lm")
