@@ -111,15 +111,14 @@ class Estimator:
                 step_seconds=None, assumptions=("Time: this device's rates are unknown.",)
             )
         batch = plan.per_device_train_batch_size
-        data = self._data
-        length = (
-            data.expected_batch_length(batch, plan.max_length) if data else float(plan.max_length)
-        )
+        data = self._rows(plan)
+        length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
+        if data is not None and not plan.padding_free:
+            length = data.expected_batch_length(batch, plan.max_length)
         cost = self._cost(plan, rates, length)
         learned = self._known_of(plan)
         speed = learned.speed()
         step = rates.update_seconds(cost, plan.gradient_accumulation_steps) / speed
-        mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
         low, high = 1 / (1 + error), 1 + error
         assumptions = [rates.assumption]
@@ -258,11 +257,15 @@ class Estimator:
     def _depth(structure: Structure, profile: Profile) -> int:
         return structure.depth() or profile.traced_depth
 
+    def _rows(self, plan: TrainingPlan) -> DataDescription | None:
+        return None if self._data is None else self._data.rows_of(plan)
+
     def _longest(self, plan: TrainingPlan) -> int:
         """Longest batch in tokens: what the collator makes of the longest row."""
-        if self._data is None:
+        rows = self._rows(plan)
+        if rows is None:
             return plan.max_length
-        longest = self._data.longest_batch_tokens(plan.max_length)
+        longest = rows.longest_batch_tokens(plan.max_length)
         multiple = plan.pad_to_multiple_of() or 1
         return math.ceil(longest / multiple) * multiple
 

@@ -240,6 +240,7 @@ class _Data:
                 tokenizer=tokenizer,
                 max_length=args.max_seq_length,
                 cache=scratch / f"{name}.arrow",
+                packing=args.packing,
             )
 
         evaluates = training.do_eval or training.eval_strategy != "no" or training.eval_on_start

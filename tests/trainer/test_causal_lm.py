@@ -1,6 +1,14 @@
 """Batches of causal language modelling."""
 
-from trainer.tasks.causal_lm import Collator
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import transformers
+
+from advisor import demo
+from advisor.errors import InputError
+from trainer.tasks.causal_lm import Collator, features
 
 
 def rows(*lists):
@@ -22,3 +30,45 @@ def test_length_is_the_longest_row_rounded_up():
 
 def test_without_rounding_nothing_is_added():
     assert Collator(pad_token_id=0)(rows([1] * 9, [1] * 9))["attention_mask"].min() == 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(tmp_path_factory.mktemp("home")))
+        return transformers.AutoTokenizer.from_pretrained(demo.materialise().model)
+
+
+def pack(texts, tokenizer, path, length=16):
+    data = datasets.Dataset.from_dict({"text": texts})
+    return features(
+        data, text_column="text", tokenizer=tokenizer, max_length=length, cache=path, packing=True
+    )
+
+
+def test_packed_blocks_are_full_and_hold_every_token_in_order(tokenizer, tmp_path):
+    texts = [chr(97 + i % 26) * (1 + i % 40) for i in range(2500)]  # three calls of map
+    stream = [t for text in texts for t in (*tokenizer(text)["input_ids"], tokenizer.eos_token_id)]
+    blocks = pack(texts, tokenizer, tmp_path / "a.arrow")
+    assert len(blocks) == len(stream) // 16
+    assert set(blocks["length"]) == set(blocks["whole_length"]) == {16}
+    assert [t for ids in blocks["input_ids"] for t in ids] == stream[: len(blocks) * 16]
+    again = pack(texts, tokenizer, tmp_path / "b.arrow")
+    assert again["input_ids"][:] == blocks["input_ids"][:]
+
+
+def test_a_packed_batch_has_no_mask_and_a_label_for_every_token(tokenizer, tmp_path):
+    blocks = pack(["one", "two", "three"] * 10, tokenizer, tmp_path / "a.arrow", 8)
+    batch = Collator(pad_token_id=tokenizer.pad_token_id)([blocks[i] for i in range(4)])
+    assert batch["input_ids"].shape == (4, 8)
+    assert batch["attention_mask"].min() == 1
+    assert batch["labels"].equal(batch["input_ids"])
+
+
+def test_texts_that_fill_no_block_are_one_shorter_row(tokenizer, tmp_path):
+    assert pack(["abc"] * 3, tokenizer, tmp_path / "a.arrow", 64)["length"][:] == [12]
+
+
+def test_packing_needs_an_end_of_text(tmp_path):
+    with pytest.raises(InputError, match="end-of-text"):
+        pack(["abc"], SimpleNamespace(eos_token_id=None), tmp_path / "a.arrow")
