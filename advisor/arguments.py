@@ -141,6 +141,8 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
             continue
         if advice.field in training_arguments.fields():
             values[advice.field] = records.encode(advice.value)
+    if plan.padding_free:  # without a mask the class takes every end of a text for padding
+        values["include_num_input_tokens_seen"] = "all"
     encoded = plan.to_dict()
     values.update({name: encoded[name] for name in shared_fields()})
     for name in ONLY_WHEN_SET:
@@ -283,8 +285,7 @@ def plan_from_arguments(
     Args:
         arguments: the object of an args.json, or what `parse_arguments` returned.
         devices: data-parallel processes; the launcher knows, the file does not.
-        attention_mask: whether batches are padded; None: when a batch has more than one
-            row that is neither packed nor flattened.
+        attention_mask: whether batches are padded; None: where they can be.
         num_rows: training rows; needed where a cadence is given as a share of all steps.
 
     Raises:
@@ -310,8 +311,8 @@ def plan_from_arguments(
     if values["eval_strategy"] == "steps" and not values["eval_steps"]:
         plan["eval_steps"] = values["logging_steps"]
     if attention_mask is None:
-        is_dense = values["packing"] or values["padding_free"]
-        attention_mask = values["per_device_train_batch_size"] > 1 and not is_dense
+        has_padding = not (values["packing"] or values["padding_free"])
+        attention_mask = has_padding and values["per_device_train_batch_size"] > 1
     plan.update(
         task=values["task"],
         method=values["method"],

@@ -132,6 +132,8 @@ class Estimator:
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
         total = num_steps = None
         if data is not None:
+            if plan.packing:
+                assumptions.append(f"Packing: {data.num_rows:,} full rows, from the mean length.")
             num_steps = plan.optimizer_steps(data.num_rows)
             total = num_steps * step
             total += self._evaluation_seconds(plan, cost, num_steps, data) / speed

@@ -336,7 +336,7 @@ def check_batches(
 
     Raises:
         PlanError: another task than causal-lm, both at once (packed rows have no padding; TRL warns
-            of it), or attention that would not stop at the borders of rows.
+            of it), or attention that needs a mask to keep rows apart.
     """
     name = "packing" if packing else "padding_free"
     if (packing or padding_free) and task != "causal-lm":

@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
+import torch
 import transformers
 
 from advisor import demo
 from advisor.errors import InputError
-from trainer.tasks.causal_lm import Collator, features
+from trainer.tasks.causal_lm import Collator, collator, features
 
 
 def rows(*lists):
@@ -72,3 +73,27 @@ def test_texts_that_fill_no_block_are_one_shorter_row(tokenizer, tmp_path):
 def test_packing_needs_an_end_of_text(tmp_path):
     with pytest.raises(InputError, match="end-of-text"):
         pack(["abc"], SimpleNamespace(eos_token_id=None), tmp_path / "a.arrow")
+
+
+def test_a_flattened_batch_has_the_loss_of_the_padded_one(tokenizer):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=300,
+        use_cache=False,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    texts = rows([5, 6, 7, 2], [8, 2], [9, 10, 11, 12, 13, 2])
+    flat = collator(tokenizer, pad_to_multiple_of=None, padding_free=True)(texts)
+    assert flat["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 4, 5]]
+    assert flat["labels"].tolist() == [[-100, 6, 7, 2, -100, 2, -100, 10, 11, 12, 13, 2]]
+    assert "attention_mask" not in flat
+    padded = collator(tokenizer, pad_to_multiple_of=None)(texts)
+    with torch.no_grad():
+        loss = model(**flat).loss.item()
+        assert loss == pytest.approx(model(**padded).loss.item(), abs=1e-5)
+        del flat["position_ids"]  # the borders of the rows
+        assert abs(model(**flat).loss.item() - loss) > 1e-4

@@ -11,6 +11,7 @@ from advisor.errors import InputError
 if TYPE_CHECKING:
     import datasets
     import torch
+    from transformers import DataCollatorWithFlattening
 
 LABEL_OF_PADDING = -100
 """What the loss of transformers leaves out."""
@@ -150,6 +151,16 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def collator(tokenizer: Any, *, pad_to_multiple_of: int | None) -> Collator:
-    """The collator for a tokenizer that has a padding token."""
+def collator(
+    tokenizer: Any, *, pad_to_multiple_of: int | None, padding_free: bool = False
+) -> "Collator | DataCollatorWithFlattening":
+    """The collator for a tokenizer that has a padding token.
+
+    Without padding, transformers' own: rows in one, position_ids that start anew with each, and
+    -100 for its first token, which nothing in its row predicts.
+    """
+    if padding_free:
+        from transformers import DataCollatorWithFlattening
+
+        return DataCollatorWithFlattening()
     return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
