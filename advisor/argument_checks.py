@@ -14,6 +14,7 @@ from typing import Any
 from advisor import own_arguments, training_arguments
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.locale import Message
+from advisor.plan import check_batches
 
 NEVER_WRITTEN = ("hub_token", "parallelism_config", "local_rank")
 """A secret, an object that JSON cannot hold, and the launcher's business."""
@@ -207,6 +208,9 @@ def _is_multiple(value: float, unit: float) -> bool:
     return math.isclose(ratio, round(ratio), rel_tol=1e-9)
 
 
+_BATCHES = ("packing", "padding_free", "task", "attn_implementation")
+
+
 def _check_own(data: Mapping[str, Any], source: str | Message) -> None:
     if data.get("train_file") is None:
         raise InputError("argument_checks.train_file", source=source, field="train_file")
@@ -218,6 +222,9 @@ def _check_own(data: Mapping[str, Any], source: str | Message) -> None:
             given=_given(given),
             field="model_name_or_path",
         )
+    check_batches(
+        **{n: data.get(n, f.default) for n, f in own_arguments.fields().items() if n in _BATCHES}
+    )
     bits = [n for n in ("load_in_4bit", "load_in_8bit") if data.get(n)]
     if (len(bits) == 1) != (data.get("method") == "qlora") or len(bits) == 2:
         raise InputError(

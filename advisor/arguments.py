@@ -108,6 +108,8 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         "validation_split_percentage": own["validation_split_percentage"].default,
         "text_column": data.text_column,
         "max_seq_length": plan.max_length,
+        "packing": plan.packing,
+        "padding_free": plan.padding_free,
         "pad_to_multiple_of": plan.pad_to_multiple_of(),
     }
     if plan.lora is not None:
@@ -139,6 +141,8 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
             continue
         if advice.field in training_arguments.fields():
             values[advice.field] = records.encode(advice.value)
+    if plan.padding_free:  # without a mask the class takes every end of a text for padding
+        values["include_num_input_tokens_seen"] = "all"
     encoded = plan.to_dict()
     values.update({name: encoded[name] for name in shared_fields()})
     for name in ONLY_WHEN_SET:
@@ -281,7 +285,7 @@ def plan_from_arguments(
     Args:
         arguments: the object of an args.json, or what `parse_arguments` returned.
         devices: data-parallel processes; the launcher knows, the file does not.
-        attention_mask: whether batches are padded; None: when a batch has more than one row.
+        attention_mask: whether batches are padded; None: where they can be.
         num_rows: training rows; needed where a cadence is given as a share of all steps.
 
     Raises:
@@ -307,7 +311,8 @@ def plan_from_arguments(
     if values["eval_strategy"] == "steps" and not values["eval_steps"]:
         plan["eval_steps"] = values["logging_steps"]
     if attention_mask is None:
-        attention_mask = values["per_device_train_batch_size"] > 1
+        has_padding = not (values["packing"] or values["padding_free"])
+        attention_mask = has_padding and values["per_device_train_batch_size"] > 1
     plan.update(
         task=values["task"],
         method=values["method"],
@@ -315,6 +320,8 @@ def plan_from_arguments(
         attn_implementation=values["attn_implementation"],
         max_length=values["max_seq_length"],
         attention_mask=attention_mask,
+        packing=values["packing"],
+        padding_free=values["padding_free"],
         devices=devices,
     )
     how = values["activation_checkpointing_kwargs"] or {}

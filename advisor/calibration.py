@@ -36,6 +36,7 @@ class Kind:
     dtype: str
     autocast: str
     padded: bool
+    padding_free: bool
     activation_checkpointing: bool
 
 
@@ -73,6 +74,7 @@ def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
         dtype=plan.dtype,
         autocast="bf16" if plan.bf16 else "fp16" if plan.fp16 else "",
         padded=plan.attention_mask,
+        padding_free=plan.padding_free,
         activation_checkpointing=plan.activation_checkpointing,
     )
 

@@ -4,6 +4,7 @@ Reads the data file and the model's tokenizer from disk. `tokenise_texts` is the
 that what is counted here is what is trained there.
 """
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from advisor import demo
 from advisor.errors import InputError
 from advisor.model import ModelDescription
+from advisor.plan import TrainingPlan
 from advisor.rows import Rows, load_rows
 
 if TYPE_CHECKING:
@@ -96,6 +98,33 @@ class DataDescription:
         """Share of padded positions in random batches, 0..1."""
         padded = self.expected_batch_length(batch_size, max_length)
         return 1 - self.mean_tokens_cut(max_length) / padded if padded else 0.0
+
+    def rows_of(self, plan: TrainingPlan) -> "DataDescription":
+        """The rows that a plan's batches take: blocks where it packs, else these."""
+        return self.packed(plan.max_length) if plan.packing else self
+
+    def packed(self, block_length: int) -> "DataDescription":
+        """As full rows of `block_length` tokens; what is left at the end of a split is left out.
+
+        A split of less than one block is one shorter row. The numbers of rows follow from the mean
+        over both splits: they may be off by a few.
+        """
+
+        def count(num_rows: int) -> int:
+            return max(round(num_rows * self.mean_tokens) // block_length, min(num_rows, 1))
+
+        length = min(block_length, round(self.num_rows * self.mean_tokens))
+        return dataclasses.replace(
+            self,
+            num_rows=count(self.num_rows),
+            num_eval_rows=count(self.num_eval_rows),
+            lengths=(length,),
+            mean_tokens=float(length),
+            p50_tokens=length,
+            p95_tokens=length,
+            p99_tokens=length,
+            max_tokens=length,
+        )
 
 
 _SAMPLE_ROWS = 20_000

@@ -122,15 +122,14 @@ class Estimator:
                 step_seconds=None, assumptions=("Time: this device's rates are unknown.",)
             )
         batch = plan.per_device_train_batch_size
-        data = self._data
-        length = (
-            data.expected_batch_length(batch, plan.max_length) if data else float(plan.max_length)
-        )
+        data = self._rows(plan)
+        length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
+        if data is not None and not plan.padding_free:
+            length = data.expected_batch_length(batch, plan.max_length)
         cost = self._cost(plan, rates, length)
         learned = self._known_of(plan)
         speed = learned.speed()
         step = rates.update_seconds(cost, plan.gradient_accumulation_steps) / speed
-        mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
         low, high = 1 / (1 + error), 1 + error
         assumptions = [rates.assumption]
@@ -144,6 +143,8 @@ class Estimator:
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
         total = num_steps = None
         if data is not None:
+            if plan.packing:
+                assumptions.append(f"Packing: {data.num_rows:,} full rows, from the mean length.")
             num_steps = plan.optimizer_steps(data.num_rows)
             total = num_steps * step
             total += self._evaluation_seconds(plan, cost, num_steps, data) / speed
@@ -269,18 +270,23 @@ class Estimator:
     def _depth(structure: Structure, profile: Profile) -> int:
         return structure.depth() or profile.traced_depth
 
+    def _rows(self, plan: TrainingPlan) -> DataDescription | None:
+        return None if self._data is None else self._data.rows_of(plan)
+
     def _longest(self, plan: TrainingPlan) -> int:
         """Longest batch in tokens: what the collator makes of the longest row."""
-        if self._data is None:
+        rows = self._rows(plan)
+        if rows is None:
             return plan.max_length
-        return _padded(self._data.longest_batch_tokens(plan.max_length), plan)
+        return _padded(rows.longest_batch_tokens(plan.max_length), plan)
 
     def _other_lengths(self, plan: TrainingPlan, longest: int) -> list[int]:
         """Batch lengths of the steps that follow the steady one; none where all are as long."""
-        if self._data is None or not find_task(plan.task).counts_tokens:
+        rows = self._rows(plan)
+        if rows is None or plan.padding_free or not find_task(plan.task).counts_tokens:
             return []
         batch = plan.per_device_train_batch_size
-        drawn = self._data.batch_lengths(batch, plan.max_length, _MIXED_STEPS)
+        drawn = rows.batch_lengths(batch, plan.max_length, _MIXED_STEPS)
         lengths = [_padded(length, plan) for length in drawn]
         return [*lengths, longest] if set(lengths) - {longest} else []
 

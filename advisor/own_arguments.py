@@ -59,6 +59,12 @@ class DataArguments:
     )
     text_column: str | None = _field(None, "Column with the text; null finds it.")
     max_seq_length: int = _field(1024, "Rows are cut here, in tokens.")
+    packing: bool = _field(
+        False, "Texts with an end token after each are one stream, cut into rows of max_seq_length."
+    )
+    padding_free: bool = _field(
+        False, "Rows of a batch are one row with position_ids; needs flash_attention_2."
+    )
     pad_to_multiple_of: int | None = _field(None, "Pad batches to a multiple of this length.")
 
 

@@ -110,6 +110,13 @@ class TrainingPlan:
     """Rows are cut here, in tokens. Memory is sized on the longest batch this allows."""
     attention_mask: bool = False
     """Whether batches are padded, so that the model gets a mask that is not all ones."""
+    packing: bool = False
+    """Texts, an end-of-text token after each, are one stream, cut into rows of max_length tokens.
+
+    Every row is full and the borders of texts are not respected (TRL's `packing_strategy` wrapped).
+    """
+    padding_free: bool = False
+    """A batch's rows are one row whose position_ids start anew (DataCollatorWithFlattening)."""
     offload: Literal["none"] = "none"
     devices: int = 1
     """Data-parallel devices; more than one without `fsdp` are replicas (DDP)."""
@@ -222,6 +229,14 @@ class TrainingPlan:
             self.dataloader_prefetch_factor is not None or self.dataloader_persistent_workers
         ):
             raise PlanError("plan.workers", field="dataloader_num_workers")
+        check_batches(
+            packing=self.packing,
+            padding_free=self.padding_free,
+            task=self.task,
+            attn_implementation=self.attn_implementation,
+        )
+        if self.attention_mask and (self.packing or self.padding_free):
+            raise PlanError("plan.no_padding", field="attention_mask")
         self._check_parallel()
 
     def _check_parallel(self) -> None:
@@ -312,6 +327,24 @@ class TrainingPlan:
             PlanError: values that cannot run together.
         """
         return records.decode(TrainingPlan, data, "plan")
+
+
+def check_batches(
+    *, packing: bool, padding_free: bool, task: str, attn_implementation: str
+) -> None:
+    """Whether batches can be made like this, of a plan or of an arguments file.
+
+    Raises:
+        PlanError: another task than causal-lm, both at once (packed rows have no padding; TRL warns
+            of it), or attention that needs a mask to keep rows apart.
+    """
+    name = "packing" if packing else "padding_free"
+    if (packing or padding_free) and task != "causal-lm":
+        raise PlanError("plan.packing_task", name=name, task=task, field=name)
+    if packing and padding_free:
+        raise PlanError("plan.packing_twice", field="padding_free")
+    if padding_free and attn_implementation != "flash_attention_2":
+        raise PlanError("plan.padding_free", got=attn_implementation, field="padding_free")
 
 
 def _require(holds: bool, name: str, rule: Message, got: Any) -> None:

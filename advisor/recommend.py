@@ -28,7 +28,15 @@ from advisor.rules.advice import advise
 from advisor.rules.facts import Facts
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.worker import Progress, Worker
-from advisor.solve import Candidate, Goal, Search, check_pins, effective_batch, micro_batches
+from advisor.solve import (
+    Candidate,
+    Goal,
+    Search,
+    check_pins,
+    effective_batch,
+    micro_batches,
+    needs_padding,
+)
 from advisor.tasks import find_trainable_task
 from advisor.versions import installed
 
@@ -146,7 +154,7 @@ class Advisor:
             others = _neighbours(search, best) if best else {}
             return Recommendation(
                 plan=best.plan if best else None,
-                advice=advise(facts, best.plan, held, others) if best else (),
+                advice=advise(search.facts, best.plan, held, others) if best else (),
                 memory=best.memory if best else search.least(),
                 time=best.time if best else None,
                 alternatives=_alternatives(search, best) if best else (),
@@ -227,7 +235,7 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     larger = plan.replace(
         per_device_train_batch_size=micro * 2,
         gradient_accumulation_steps=max(effective // (micro * 2), 1),
-        attention_mask=search.facts.lengths_differ(plan.max_length),
+        attention_mask=needs_padding(search.facts, search.pins, micro * 2, plan.max_length),
     )
     result["larger"] = search.candidate(larger).memory
     switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
@@ -310,7 +318,8 @@ def _timeline(estimator: Estimator, best: Candidate | None) -> Any:
 
 
 def _sweep_lengths(facts: Facts, plan: TrainingPlan) -> list[int]:
-    longest = facts.data.longest_batch_tokens(plan.max_length) if facts.data else plan.max_length
+    rows = facts.data.rows_of(plan) if facts.data else None
+    longest = rows.longest_batch_tokens(plan.max_length) if rows else plan.max_length
     context = facts.model.max_position_embeddings or plan.max_length
     lengths = {n for n in (128, 256, 512, 1024, 2048, 4096) if n <= context}
     return sorted({*lengths, longest})[-5:] if longest >= 512 else sorted({*lengths, longest})[:5]

@@ -26,7 +26,7 @@ PLAN_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingPlan))
 LORA_FIELDS = tuple(f"lora.{f.name}" for f in dataclasses.fields(LoraSettings))
 _ONLY_TOGETHER = (
     "lora", "quantization", "method", "fp16", "bf16", "use_cpu", "num_train_epochs", "max_steps",
-    "fsdp", "fsdp_config",
+    "fsdp", "fsdp_config", "packing", "padding_free", "attention_mask",
 )  # fmt: skip
 """Fields whose value cannot be judged without the others'."""
 OTHER_PINS = ("effective_batch_size", "memory_ceiling_bytes")
@@ -114,8 +114,8 @@ def base_plan(
         PlanError: the pins cannot run together.
     """
     max_length = pins.get("max_length") or default_length(facts)
-    rows = micro * pins.get("devices", 1)
-    accumulation = pins.get("gradient_accumulation_steps") or max(batch // rows, 1)
+    on_all = micro * pins.get("devices", 1)
+    accumulation = pins.get("gradient_accumulation_steps") or max(batch // on_all, 1)
     values: dict[str, Any] = {
         "task": facts.task,
         "method": method,
@@ -123,7 +123,7 @@ def base_plan(
         "quantization": precision.quantization(facts) if method == "qlora" else None,
         "max_length": max_length,
         "use_cpu": facts.gpu() is None,
-        "attention_mask": micro > 1 and facts.lengths_differ(max_length),
+        "attention_mask": needs_padding(facts, pins, micro, max_length),
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
@@ -141,8 +141,10 @@ def base_plan(
     updates = shape.optimizer_steps(facts.num_rows())
     effective = shape.effective_batch_size()
     rate = learning.learning_rate(facts, method, effective)
-    data = facts.data
-    padding = data.padding_share(micro, max_length) if data is not None and micro > 1 else 0.0
+    rows = facts.rows()
+    padding = 0.0
+    if rows is not None and needs_padding(facts, pins, micro, max_length):
+        padding = rows.padding_share(micro, max_length)
     evaluation = cadence.evaluation(facts, updates, effective)
     rules: dict[str, Any] = {
         "learning_rate": rate.value,
@@ -170,6 +172,19 @@ def default_length(facts: Facts) -> int:
     if facts.data is None:
         return min(context, LONGEST_WITHOUT_CONTEXT)
     return min(context, -(-facts.data.max_tokens // 16) * 16)
+
+
+def needs_padding(facts: Facts, pins: Mapping[str, Any], micro: int, max_length: int) -> bool:
+    """Whether batches of `micro` rows are padded."""
+    return micro > 1 and not pins.get("padding_free") and facts.lengths_differ(max_length)
+
+
+def _packed(facts: Facts, pins: Mapping[str, Any]) -> Facts:
+    """The facts with their rows packed, where that is pinned."""
+    if not pins.get("packing"):
+        return facts
+    length = pins.get("max_length") or default_length(facts)
+    return dataclasses.replace(facts, block_length=length)
 
 
 def _lora(pins: Mapping[str, Any]) -> LoraSettings:
@@ -236,7 +251,7 @@ class Search:
     """Finds plans for one question; remembers what it estimated."""
 
     def __init__(self, facts: Facts, estimator: EstimatorProtocol, pins: Mapping[str, Any]) -> None:
-        self.facts = facts
+        self.facts = _packed(facts, pins)
         self.pins = pins
         self._estimator = estimator
         self._known: dict[TrainingPlan, Candidate] = {}
@@ -285,7 +300,8 @@ class Search:
         batch = effective_batch(self.facts, method, self.pins)
         sizes = micro_batches(batch, self.pins)
         length = self.plan(method, sizes[-1], checkpointing).max_length
-        longest = self.facts.data.longest_batch_tokens(length) if self.facts.data else length
+        rows = self.facts.rows()
+        longest = rows.longest_batch_tokens(length) if rows else length
         useful = [m for m in sizes if m * longest <= 4 * ENOUGH_TOKENS] or sizes[-1:]
         for micro in useful:
             found = self.candidate(self.plan(method, micro, checkpointing))

@@ -81,6 +81,7 @@ FIELDS: dict[str, Field] = {
         _integer("per_device_eval_batch_size"),
         Field(name="attn_implementation", widget="choice", options=("sdpa", "eager")),
         Field(name="tf32", widget="switch"),
+        Field(name="packing", widget="switch"),
         _number("weight_decay", maximum=1.0, step=0.01, format="%g"),
         _number("adam_beta1", maximum=0.9999, step=0.01, format="%g"),
         _number("adam_beta2", maximum=0.99999, step=0.001, format="%g"),

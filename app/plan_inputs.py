@@ -65,7 +65,7 @@ def input_cards(
     names = input_names(asked, shown) | ({bad: input_names(asked, None)[bad]} if bad else {})
     facts: dict[str, tuple[str, ...]] = {}
     if shown is not None:
-        length = shown.plan.max_length if shown.plan else None
+        length = shown.plan.max_length if shown.plan and not shown.plan.packing else None
         facts["machine"] = texts.machine_facts(shown.machine, lang)
         facts["model"] = texts.model_facts(shown.model, lang)
         if shown.data is not None:

@@ -234,7 +234,8 @@ def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> Non
         slot.caption(t("chart.map.none", lang))
         return
     data = recommendation.data
-    length = data.longest_batch_tokens(plan.max_length) if data else plan.max_length
+    rows = data.rows_of(plan) if data else None
+    length = rows.longest_batch_tokens(plan.max_length) if rows else plan.max_length
     lengths = {c.length for c in cells}
     length = length if length in lengths else plan.max_length
     fig = charts.batch_length_map(cells, plan.per_device_train_batch_size, length, lang)

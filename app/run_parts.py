@@ -88,7 +88,7 @@ def lanes(run: Run) -> None:
             lambda: live_charts.line(loss, total, lang, smoothed=True, evals=run.data.evals),
             help_text=t("live.loss.help", lang, span=smoothing_span(len(loss.steps))),
         )
-    planned = planned_rate(plan, rows.num_rows) if plan and rows else None
+    planned = planned_rate(plan, rows.rows_of(plan).num_rows) if plan and rows else None
     rate = series["learning_rate"]
     now = rate.last()
     with grid.cell():

@@ -120,7 +120,8 @@ def facts(run: Run, lang: str, now: float) -> str:
     epoch = run.data.epochs.last()
     recommendation = run.recommendation
     if epoch is not None and recommendation and recommendation.plan and recommendation.data:
-        planned = recommendation.plan.epochs(recommendation.data.num_rows)
+        rows = recommendation.data.rows_of(recommendation.plan).num_rows
+        planned = recommendation.plan.epochs(rows)
         parts.append(t("run.epoch", lang, epoch=f"{epoch:.2f}", epochs=f"{planned:.3g}"))
     if run.data.checkpoints:
         last = run.data.checkpoints[-1]

@@ -255,7 +255,7 @@ def contract(recommendation: Recommendation, lang: str) -> str:
     }
     if data is None:
         return t("contract.no_data", lang, **params)
-    tokens = plan.tokens_per_update(data.mean_tokens_cut(plan.max_length))
+    tokens = plan.tokens_per_update(data.rows_of(plan).mean_tokens_cut(plan.max_length))
     return t("contract", lang, tokens=tokens, **params)
 
 

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
+from advisor.row_borders import keeps_rows_apart
 from advisor.rows import load_rows
 from advisor.tasks import find_trainable_task
 from trainer import record, runs
@@ -71,6 +72,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     model = build_model(
         model_args, data_args.task, with_checkpointing=bool(training_args.activation_checkpointing)
     )
+    if data_args.padding_free and not keeps_rows_apart(model):
+        raise InputError("train.rows", model_type=model.config.model_type, field="padding_free")
     stop.check()
     with _scratch(run_dir) as scratch:
         data = _Data(data_args, tokenizer, training_args, scratch)
@@ -240,12 +243,17 @@ class _Data:
                 tokenizer=tokenizer,
                 max_length=args.max_seq_length,
                 cache=scratch / f"{name}.arrow",
+                packing=args.packing,
             )
 
         evaluates = training.do_eval or training.eval_strategy != "no" or training.eval_on_start
         self.train = features(rows.train, "train")
         self.evaluation = features(rows.evaluation, "evaluation") if evaluates else None
-        self.collator = self.module.collator(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of)
+        self.collator = self.module.collator(
+            tokenizer,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+            padding_free=args.padding_free,
+        )
         self.warnings: list[tuple[str, str]] = []
         if rows.num_empty_rows:
             self.warnings.append(("rows_left_out", rows.notes[0]))

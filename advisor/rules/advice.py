@@ -13,10 +13,11 @@ from advisor.rules.facts import Facts
 ORDER = (
     "method", "effective_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
     "activation_checkpointing", "dtype", "bf16", "fp16", "learning_rate", "lr_scheduler_type",
-    "warmup_steps", "optim", "num_train_epochs", "max_steps", "max_length", "weight_decay",
-    "max_grad_norm", "adam_beta2", "per_device_eval_batch_size", "eval_strategy", "eval_steps",
-    "save_strategy", "save_steps", "save_total_limit", "logging_steps", "dataloader_num_workers",
-    "dataloader_pin_memory", "train_sampling_strategy", "attn_implementation",
+    "warmup_steps", "optim", "num_train_epochs", "max_steps", "max_length", "packing",
+    "weight_decay", "max_grad_norm", "adam_beta2", "per_device_eval_batch_size", "eval_strategy",
+    "eval_steps", "save_strategy", "save_steps", "save_total_limit", "logging_steps",
+    "dataloader_num_workers", "dataloader_pin_memory", "train_sampling_strategy",
+    "attn_implementation",
 )  # fmt: skip
 """Order of the rows on the page."""
 
@@ -29,6 +30,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "optim": ("adamw_torch_fused", "adamw_torch"),
     "num_train_epochs": (1.0, 2.0, 3.0),
     "attn_implementation": ("sdpa", "eager"),
+    "packing": (True, False),
     "eval_strategy": ("no", "steps", "epoch"),
     "save_strategy": ("no", "steps", "epoch"),
     "train_sampling_strategy": ("random", "group_by_length"),
@@ -119,7 +121,8 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
             None,
         )
     if name == "effective_batch_size":
-        mean = facts.data.mean_tokens_cut(plan.max_length) if facts.data else plan.max_length
+        rows = facts.rows()
+        mean = rows.mean_tokens_cut(plan.max_length) if rows else plan.max_length
         return (
             Message(id="contract.tokens", params={"tokens": plan.tokens_per_update(mean)}),
             "R-BS-03",
@@ -131,6 +134,8 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
         params = {"rate": rate.base.learning_rate, "batch": rate.base.effective_batch_size}
         return Message(id=key, params=params), "R-LR-01", rate.base.reference
     if name == "max_length":
+        if plan.packing:
+            return Message(id="length.packed"), None, None
         share = facts.data.share_cut(plan.max_length) if facts.data else None
         key = "length.cut" if share else "length.whole"
         return Message(id=key, params={"share": share or 0.0}), None, None
@@ -147,8 +152,9 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
         )
     if name == "train_sampling_strategy":
         share = 0.0
-        if facts.data is not None:
-            share = facts.data.padding_share(plan.per_device_train_batch_size, plan.max_length)
+        rows = facts.rows()
+        if rows is not None and not plan.padding_free:
+            share = rows.padding_share(plan.per_device_train_batch_size, plan.max_length)
         return Message(id="why.train_sampling_strategy", params={"share": share}), "R-DL-03", None
     if name == "activation_checkpointing":
         return (

@@ -15,9 +15,10 @@ def evaluation(facts: Facts, updates: int, batch: int) -> dict[str, Any]:
 
     At least five times.
     """
-    if facts.data is None or facts.data.num_eval_rows == 0:
+    rows = facts.rows()
+    if rows is None or rows.num_eval_rows == 0:
         return {"eval_strategy": "no", "eval_steps": None}
-    by_cost = facts.data.num_eval_rows / (0.15 * batch)
+    by_cost = rows.num_eval_rows / (0.15 * batch)
     steps = max(updates / 20, by_cost)
     return {"eval_strategy": "steps", "eval_steps": max(1, min(round(steps), max(updates // 5, 1)))}
 

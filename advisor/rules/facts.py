@@ -16,6 +16,14 @@ class Facts:
     model: ModelDescription
     data: DataDescription | None
     task: str
+    block_length: int | None = None
+    """Tokens of the rows that texts are packed into; None: a row is a text."""
+
+    def rows(self) -> DataDescription | None:
+        """The rows of the batches: `data`, packed where it is."""
+        if self.data is None or self.block_length is None:
+            return self.data
+        return self.data.packed(self.block_length)
 
     def gpu(self) -> Gpu | None:
         """The card that would train; None is the CPU."""
@@ -26,14 +34,20 @@ class Facts:
         return method == "full" and not self.model.has_weights
 
     def num_rows(self) -> int:
-        """Training rows; a thousand stand for an unknown data set."""
+        """Training rows, packed where they are; a thousand stand for an unknown data set."""
+        rows = self.rows()
+        return rows.num_rows if rows else 1000
+
+    def num_texts(self) -> int:
+        """Training rows as the file holds them; a thousand stand for an unknown data set."""
         return self.data.num_rows if self.data else 1000
 
     def lengths_differ(self, max_length: int) -> bool:
         """Whether a batch of several rows needs padding after cutting at `max_length`."""
-        if self.data is None:
+        rows = self.rows()
+        if rows is None:
             return False
-        return min(self.data.lengths[0], max_length) != min(self.data.max_tokens, max_length)
+        return min(rows.lengths[0], max_length) != min(rows.max_tokens, max_length)
 
     def methods(self) -> tuple[Method, ...]:
         """Methods that can be asked for, most thorough first."""

@@ -78,7 +78,7 @@ def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[i
 
 def epochs(facts: Facts, method: Method) -> float:
     """R-EP: by number of rows (Muennighoff et al. 2023, Zhang et al. 2021, Tulu 3)."""
-    rows = facts.num_rows()
+    rows = facts.num_texts()
     if facts.from_scratch(method):
         return 2.0 if rows < 100_000 else 1.0
     if rows < 10_000:

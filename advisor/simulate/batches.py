@@ -26,11 +26,14 @@ _SIZES = {"semantic-segmentation": 512}
 _USUAL_SIZE = 224
 
 
+Tensors = dict[str, tuple[tuple[int, ...], torch.dtype, torch.Tensor | None]]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tensors by name: (shape, dtype, numbers); floats have none."""
 
-    tensors: dict[str, tuple[tuple[int, ...], torch.dtype, torch.Tensor | None]]
+    tensors: Tensors
     notes: tuple[str, ...]
 
 
@@ -49,7 +52,21 @@ def plan_batch(structure: Structure, model: nn.Module, batch: int, length: int) 
         dtype = getattr(torch, tensor.dtype)
         real = None if dtype.is_floating_point else _numbers(name, shape, dtype, dimensions.config)
         tensors[name] = (shape, dtype, real)
+    if structure.padding_free:
+        tensors = _flattened(tensors, batch, length)
     return Batch(tensors, tuple(dimensions.notes))
+
+
+def _flattened(tensors: Tensors, batch: int, length: int) -> Tensors:
+    """What transformers.DataCollatorWithFlattening makes of `batch` rows: (1, tokens) each."""
+    shape, dtype = (1, batch * length), torch.int64
+    ids = tensors["input_ids"][2]
+    assert ids is not None
+    ids = ids.reshape(shape)
+    labels, positions = ids.clone(), torch.arange(length).repeat(batch).reshape(shape)
+    labels[positions == 0] = -100
+    numbers = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    return {name: (shape, dtype, each) for name, each in numbers.items()}
 
 
 def _numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype, config: Any) -> torch.Tensor:

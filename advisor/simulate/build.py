@@ -8,6 +8,7 @@ from torch import nn
 
 from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
+from advisor.row_borders import keeps_rows_apart
 from advisor.simulate import flash, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import Task, find_task
@@ -26,6 +27,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     model = _from_config(config, structure, "sdpa" if flashes else structure.attn_implementation)
     if flashes:
         flash.switch_on(model)
+    if structure.padding_free and not keeps_rows_apart(model):
+        raise SimulationError("flash.rows", model_type=config.model_type)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if structure.quantization is not None:

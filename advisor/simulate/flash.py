@@ -73,8 +73,8 @@ def flash_attn_varlen_func(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,  # noqa: ARG001 - transformers passes it by name
-    cu_seqlens_k: torch.Tensor,  # noqa: ARG001
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,  # noqa: ARG001 - transformers passes it by name
     max_seqlen_q: int,  # noqa: ARG001
     max_seqlen_k: int,  # noqa: ARG001
     dropout_p: float = 0.0,
@@ -84,9 +84,13 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,  # noqa: ARG001
     deterministic: bool = False,  # noqa: ARG001
 ) -> torch.Tensor:
-    """Attention of all rows' tokens in one row, (tokens, heads, width)."""
-    q, k, v = (t.unsqueeze(0) for t in (q, k, v))
-    return flash_attn_func(q, k, v, dropout_p, softmax_scale, causal).squeeze(0)
+    """Attention of all rows' tokens in one row, (tokens, heads, width); rows are equally long.
+
+    The real backward rounds its float32 accumulators up by 128 tokens a row, not to 128.
+    """
+    rows = cu_seqlens_q.shape[0] - 1
+    q, k, v = (t.unflatten(0, (rows, -1)) for t in (q, k, v))
+    return flash_attn_func(q, k, v, dropout_p, softmax_scale, causal).flatten(0, 1)
 
 
 def unpad_data(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

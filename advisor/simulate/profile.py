@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 11
+FORMAT = 12
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -85,6 +85,8 @@ class Structure:
     accumulate: bool = False
     """More than one micro-batch an update: gradients are alive during later forwards."""
     padded: bool = False
+    padding_free: bool = False
+    """A batch's rows are one row, as DataCollatorWithFlattening makes it."""
     single_row: bool = False
     """A batch of one row takes other view paths through the same code."""
     device: Literal["cuda", "cpu"] = "cuda"
@@ -180,6 +182,7 @@ def structure_of(
         clip=plan.max_grad_norm > 0 or loop == "trainer",
         accumulate=plan.gradient_accumulation_steps > 1,
         padded=plan.attention_mask,
+        padding_free=plan.padding_free,
         single_row=plan.per_device_train_batch_size == 1,
         device="cpu" if compute_capability is None else "cuda",
         compute_capability=compute_capability,

@@ -126,7 +126,7 @@ def _batch_maker(
     tensors = dict(planned.tensors)
     is_script = structure.loop == "script"
     if is_script and structure.task == "causal-lm" and not structure.padded:
-        del tensors["attention_mask"]
+        tensors.pop("attention_mask", None)
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from advisor.arguments import (
     training_arguments_for,
 )
 from advisor.data import DataDescription
-from advisor.errors import InputError, UnknownNameError
+from advisor.errors import InputError, PlanError, UnknownNameError
 from advisor.hardware.machine import Machine
 from advisor.locale import Message, sentence
 from advisor.model import ModelDescription
@@ -319,6 +319,33 @@ def test_padding_is_assumed_where_a_batch_has_more_than_one_row():
     values = written(TrainingPlan())
     assert plan_from_arguments(values).attention_mask is True
     assert plan_from_arguments({**values, "per_device_train_batch_size": 1}).attention_mask is False
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"packing": True}, {"padding_free": True, "attn_implementation": "flash_attention_2"}],
+)
+def test_full_batches_go_there_and_back_without_a_mask(how):
+    plan = TrainingPlan(per_device_train_batch_size=4, **how)
+    values = written(plan)
+    assert {n: values[n] for n in how} == how
+    assert plan_from_arguments(values) == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"packing": True, "padding_free": True}, "exclude each other"),
+        ({"padding_free": True}, "needs attn_implementation flash_attention_2, got sdpa"),
+        ({"packing": True, "attention_mask": True}, "attention_mask says"),
+        ({"packing": True, "task": "text-classification"}, "for causal-lm alone"),
+    ],
+)
+def test_how_batches_cannot_be_made_is_refused(changes, sentence):
+    with pytest.raises(PlanError, match=sentence):
+        TrainingPlan(**changes)
+    if set(changes) <= {"packing", "padding_free"}:
+        assert sentence in str(refusal(**changes))
 
 
 def test_how_layers_are_checkpointed_goes_there_and_back():

@@ -393,3 +393,21 @@ def test_the_progress_bars_of_datasets_come_back(tmp_path):
     with rows._quiet():
         assert datasets.are_progress_bars_disabled()
     assert datasets.are_progress_bars_disabled() == before
+
+
+def test_packed_rows_are_full_blocks_of_all_tokens(tmp_path, model):
+    texts = ["a" * n for n in range(10, 200)]
+    path = write_rows(tmp_path / "rows.jsonl", texts)
+    other = write_rows(tmp_path / "other.jsonl", texts)
+    data = describe_data(path, model=model, task="causal-lm", validation_path=other)
+    packed = data.packed(64)
+    assert packed.num_rows == packed.num_eval_rows == sum(n + 1 for n in range(10, 200)) // 64
+    assert (packed.max_tokens, packed.padding_share(8, 64)) == (64, 0.0)
+    assert packed.expected_batch_length(8, 64) == 64
+    assert packed.share_cut(64) == 0.0
+
+
+def test_less_than_a_block_is_one_shorter_row(tmp_path, model):
+    path = write_rows(tmp_path / "rows.jsonl", ["abc"] * 4)
+    packed = describe_data(path, model=model, task="causal-lm").packed(1024)
+    assert (packed.num_rows, packed.num_eval_rows, packed.max_tokens) == (1, 1, 12)

@@ -295,3 +295,35 @@ def test_devices_share_the_effective_batch():
     assert micro_batches(2, {"devices": 4}) == [1]
     pins = {"devices": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
     assert effective_batch(None, "full", pins) == 24
+
+
+def test_packed_rows_are_full_and_steps_count_blocks():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    micro = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    free = solve(facts, {**micro, "max_length": 2048}).plan
+    search = Search(facts, Estimator(facts), {**micro, "max_length": 2048, "packing": True})
+    packed = search.best(("full",), "fastest").plan
+    blocks = round(20_000 * facts.data.mean_tokens) // 2048
+    assert search.facts.num_rows() == blocks == facts.data.rows_of(packed).num_rows
+    assert (free.attention_mask, packed.attention_mask) == (True, False)
+    assert packed.train_sampling_strategy == "random" != free.train_sampling_strategy
+    assert packed.num_train_epochs == free.num_train_epochs  # of texts, not of blocks
+    assert packed.logging_steps < free.logging_steps
+    reasons = {a.field: a.reason for a in advise(search.facts, packed, {}, {})}
+    assert reasons["max_length"].id == "length.packed"
+    assert reasons["num_train_epochs"].params["rows"] == blocks
+
+
+def test_unpinned_blocks_are_as_long_as_the_longest_text():
+    facts = facts_on(cpu())
+    assert Search(facts, Estimator(facts), {"packing": True}).facts.block_length == 992
+
+
+def test_without_padding_there_is_no_mask_and_rows_stay_rows():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    pins = {"padding_free": True, "attn_implementation": "flash_attention_2"}
+    plan = solve(facts, {**pins, "per_device_train_batch_size": 4}).plan
+    assert (plan.attention_mask, plan.train_sampling_strategy) == (False, "random")
+    assert facts.data.rows_of(plan) is facts.data
+    with pytest.raises(PlanError, match="flash_attention_2"):
+        solve(facts, {"padding_free": True})

@@ -1,14 +1,17 @@
 """Causal language modelling: rows to token ids, batches with padding that no loss is taken of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.data import tokenise_texts
+from advisor.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
     import torch
+    from transformers import DataCollatorWithFlattening
 
 LABEL_OF_PADDING = -100
 """What the loss of transformers leaves out."""
@@ -18,9 +21,15 @@ compute_metrics = None
 
 
 def features(
-    rows: "datasets.Dataset", *, text_column: str, tokenizer: Any, max_length: int, cache: Path
+    rows: "datasets.Dataset",
+    *,
+    text_column: str,
+    tokenizer: Any,
+    max_length: int,
+    cache: Path,
+    packing: bool = False,
 ) -> "datasets.Dataset":
-    """Token ids of each row, cut at `max_length`, on disk.
+    """Token ids of each row, cut at `max_length`, on disk; or of all texts, packed.
 
     Args:
         rows: with text in `text_column`.
@@ -28,11 +37,16 @@ def features(
         tokenizer: of transformers.
         max_length: in tokens.
         cache: Arrow file to write; it is mapped, not read into memory.
+        packing: see `_Packer`.
 
     Returns:
         Columns input_ids, length (after cutting) and whole_length (before).
+
+    Raises:
+        InputError: texts are to be packed and the tokenizer has no end-of-text token.
     """
-    import datasets
+    if packing and tokenizer.eos_token_id is None:
+        raise InputError("train.packing", field="packing")
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         whole = tokenise_texts(tokenizer, batch[text_column])
@@ -43,18 +57,70 @@ def features(
             "whole_length": [len(ids) for ids in whole],
         }
 
+    if not packing:
+        return _mapped(rows, convert, cache)
+    packer = _Packer(tokenizer, text_column, max_length)
+    blocks = _mapped(rows, packer, cache)
+    return blocks if len(blocks) else packer.rest()
+
+
+def _columns() -> "datasets.Features":
+    import datasets
+
     integer = datasets.Value("int32")
+    return datasets.Features(
+        {"input_ids": datasets.List(integer), "length": integer, "whole_length": integer}
+    )
+
+
+def _mapped(
+    rows: "datasets.Dataset", convert: Callable[..., dict[str, list[Any]]], cache: Path
+) -> "datasets.Dataset":
     result: Any = rows.map(
         convert,
         batched=True,
         remove_columns=rows.column_names,
-        features=datasets.Features(
-            {"input_ids": datasets.List(integer), "length": integer, "whole_length": integer}
-        ),
+        features=_columns(),
         load_from_cache_file=False,
         cache_file_name=str(cache),
     )
     return result
+
+
+class _Packer:
+    """Whole texts, each with its end, as one stream that is cut into blocks of equal length.
+
+    In the order of the file, so that a resumed run makes the same blocks; as run_clm.py does, less
+    what does not fill the last block. The loss is taken of every token: the first of a text is
+    predicted from the end of the text before it in the block, which attention sees.
+    """
+
+    def __init__(self, tokenizer: Any, text_column: str, block_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._text_column = text_column
+        self._block_length = block_length
+        self._left: list[int] = []
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The blocks that these texts fill, after what the texts before them left."""
+        for ids in tokenise_texts(self._tokenizer, batch[self._text_column]):
+            self._left += ids
+        size = self._block_length
+        end = len(self._left) // size * size
+        blocks = [self._left[i : i + size] for i in range(0, end, size)]
+        self._left = self._left[end:]
+        return _as_columns(blocks)
+
+    def rest(self) -> "datasets.Dataset":
+        """What was left: the one row of texts that do not fill a block."""
+        import datasets
+
+        return datasets.Dataset.from_dict(_as_columns([self._left]), features=_columns())
+
+
+def _as_columns(blocks: list[list[int]]) -> dict[str, list[Any]]:
+    lengths = [len(ids) for ids in blocks]
+    return {"input_ids": blocks, "length": lengths, "whole_length": lengths}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +151,16 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def collator(tokenizer: Any, *, pad_to_multiple_of: int | None) -> Collator:
-    """The collator for a tokenizer that has a padding token."""
+def collator(
+    tokenizer: Any, *, pad_to_multiple_of: int | None, padding_free: bool = False
+) -> "Collator | DataCollatorWithFlattening":
+    """The collator for a tokenizer that has a padding token.
+
+    Without padding, transformers' own: rows in one, position_ids that start anew with each, and
+    -100 for its first token, which nothing in its row predicts.
+    """
+    if padding_free:
+        from transformers import DataCollatorWithFlattening
+
+        return DataCollatorWithFlattening()
     return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)

@@ -3,10 +3,10 @@
 import pytest
 
 from advisor.errors import SimulationError
-from advisor.plan import LoraSettings
+from advisor.plan import LoraSettings, TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
-from advisor.simulate.profile import Structure, canonical_config
+from advisor.simulate.profile import Structure, canonical_config, structure_of
 
 CONFIG = {
     "model_type": "llama",
@@ -63,3 +63,63 @@ def test_adapters_and_autocast_go_with_it():
 def test_what_it_refuses_is_unknown(values, reason):
     with pytest.raises(SimulationError, match=reason):
         peak(attn_implementation="flash_attention_2", **values)
+
+
+def batch_of(structure, batch, length):
+    from advisor.simulate import batches
+    from advisor.simulate.build import build_on_meta
+
+    model = build_on_meta(structure, 2)
+    return batches.plan_batch(structure, model, batch, length).tensors
+
+
+def flattened(model_type="llama", **values):
+    config = canonical_config({**CONFIG, "model_type": model_type})
+    return Structure(
+        config=config,
+        dtype="bfloat16",
+        compute_capability=(8, 0),
+        attn_implementation="flash_attention_2",
+        padding_free=True,
+        **values,
+    )
+
+
+def test_a_flattened_batch_is_the_collators():
+    from transformers import DataCollatorWithFlattening
+
+    found = batch_of(flattened(), 3, 5)
+    ids = found["input_ids"][2].reshape(3, 5).tolist()
+    real = DataCollatorWithFlattening()([{"input_ids": row} for row in ids])
+    assert list(found) == list(real)
+    for name, (shape, dtype, numbers) in found.items():
+        assert (shape, dtype) == (tuple(real[name].shape), real[name].dtype)
+        assert numbers.equal(real[name])
+
+
+def attention_flops(structure, batch):
+    from advisor.simulate.step import record
+
+    kernels = record(structure, depth=2, batch=batch, length=64).kernels
+    return sum(k.flops for k in kernels if k.kind == "attention")
+
+
+def test_rows_do_not_see_each_other_and_no_copy_is_unpadded():
+    assert attention_flops(flattened(), 6) == 6 * attention_flops(flattened(single_row=True), 1)
+    free = peak(attn_implementation="flash_attention_2", padding_free=True)
+    whole = peak(attn_implementation="flash_attention_2")
+    assert whole < free < peak(attn_implementation="flash_attention_2", padded=True)
+
+
+@pytest.mark.parametrize("model_type", ["bart", "roberta", "qwen3_next", "minimax"])
+def test_models_that_mix_rows_are_refused(model_type):
+    from advisor.simulate.build import build_on_meta
+
+    with pytest.raises(SimulationError, match="rows of a flattened batch"):
+        build_on_meta(flattened(model_type), 2)
+
+
+def test_the_plan_decides():
+    plan = TrainingPlan(attn_implementation="flash_attention_2", padding_free=True)
+    assert structure_of(plan, CONFIG, (8, 0)).padding_free
+    assert structure_of(plan, CONFIG, (8, 0)).evaluation(4).padding_free
