@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 11
+FORMAT = 12
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -98,6 +98,8 @@ class Structure:
     """Not None: one rank of FSDP2. Replicated data parallel takes the step of one device."""
     outputs_cloned: bool = False
     """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
+    use_liger_kernel: bool = False
+    """Liger's operators in the model's place, in the evaluation as well."""
     evaluates: bool = False
     """Batches of Trainer.evaluate instead of steps."""
 
@@ -188,6 +190,7 @@ def structure_of(
         selective_checkpointing=selective_checkpointing,
         sharding=_sharding(plan),
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
+        use_liger_kernel=plan.use_liger_kernel,
     )
 
 
