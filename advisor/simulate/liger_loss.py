@@ -92,9 +92,10 @@ class _Chunks:
 
     def _logits(self, number: int) -> torch.Tensor:
         """Autocast's copies of both factors live until their product is there."""
-        copies = [self._copy(number)]
+        copies = []
         if self.weight.dtype != self.dtype:  # its transpose is no leaf, so that nothing is cached
             copies.append(torch.empty(self.weight.shape, dtype=self.dtype))
+        copies.append(self._copy(number))
         return self._rows(number, self.weight.shape[0])
 
     def _add_to(self, total: torch.Tensor, number: int) -> None:
