@@ -37,6 +37,7 @@ class Kind:
     autocast: str
     padded: bool
     activation_checkpointing: bool
+    use_liger_kernel: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
         autocast="bf16" if plan.bf16 else "fp16" if plan.fp16 else "",
         padded=plan.attention_mask,
         activation_checkpointing=plan.activation_checkpointing,
+        use_liger_kernel=plan.use_liger_kernel,
     )
 
 

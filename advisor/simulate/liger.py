@@ -97,7 +97,7 @@ def switched_on(model: Any, recorder: Recorder) -> Iterator[None]:
         layer.mlp.forward = MethodType(_mlp(recorder, packed=patch.packed), layer.mlp)
     _bind_norm(base.model.norm, recorder, overwrites=patch.last_overwrites)
     base.forward = MethodType(_causal_lm(recorder), base)
-    module = sys.modules[type(base).__module__]
+    module: Any = sys.modules[type(base).__module__]
     original = module.apply_rotary_pos_emb
     module.apply_rotary_pos_emb = _rope(recorder)
     try:

@@ -27,6 +27,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, recorder: Recorder
     ) -> torch.Tensor:
+        """See the class."""
         of_input = torch.zeros_like(x)
         trained = x.requires_grad and weight.requires_grad
         of_weight = torch.zeros_like(weight) if trained else None
@@ -47,6 +48,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """The gradients that the forward made, scaled in place."""
         of_input, of_weight = ctx.saved_tensors
         torch.eq(gradient, torch.ones_like(gradient)).all()
         for tensor in (of_input, of_weight):
@@ -92,7 +94,7 @@ class _Chunks:
 
     def _logits(self, number: int) -> torch.Tensor:
         """Autocast's copies of both factors live until their product is there."""
-        copies = []
+        copies: list[torch.Tensor | None] = []
         if self.weight.dtype != self.dtype:  # its transpose is no leaf, so that nothing is cached
             copies.append(torch.empty(self.weight.shape, dtype=self.dtype))
         copies.append(self._copy(number))
@@ -134,7 +136,5 @@ class _Chunks:
         products = 1 + self.x.requires_grad + (self.of_weight is not None)
         moved = (logits + tokens * hidden + number * vocabulary * hidden) * size
         for _ in range(products):
-            self.recorder.write_kernel(
-                "matmul", self.dtype, number, 2 * logits * hidden, moved
-            )
+            self.recorder.write_kernel("matmul", self.dtype, number, 2 * logits * hidden, moved)
         self.recorder.write_kernel("reduce", self.dtype, number, 0, 3 * logits * size)

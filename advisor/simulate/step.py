@@ -328,7 +328,8 @@ def _wrap_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     """Accelerate's prepare_model: autocast around forward, its outputs converted to float32."""
     from accelerate.utils import convert_outputs_to_fp32
 
-    inner: Any = model.forward.__func__  # what Liger bound to it, where it did
+    bound: Any = model.forward  # Liger's, where it was switched on
+    inner = bound.__func__
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", dtype=dtype):
