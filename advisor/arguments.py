@@ -265,7 +265,7 @@ _OUTSIDE_THE_PLAN = (
     "torch_compile",
     "torch_compile_backend",
     "torch_compile_mode",
-    "use_liger_kernel",
+    "liger_kernel_config",
     "ddp_static_graph",
     "deepspeed",
     "auto_find_batch_size",

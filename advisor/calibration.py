@@ -38,6 +38,7 @@ class Kind:
     padded: bool
     padding_free: bool
     activation_checkpointing: bool
+    use_liger_kernel: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
         padded=plan.attention_mask,
         padding_free=plan.padding_free,
         activation_checkpointing=plan.activation_checkpointing,
+        use_liger_kernel=plan.use_liger_kernel,
     )
 
 

@@ -154,6 +154,8 @@ class TrainingPlan:
     bf16: bool = False
     fp16: bool = False
     tf32: bool | None = None
+    use_liger_kernel: bool = False
+    """Liger's Triton operators in the place of the model's own, with Liger's defaults."""
     activation_checkpointing: bool = False
     activation_checkpointing_kwargs: Checkpointing | None = None
     """None checkpoints every layer on the device; without effect where checkpointing is off."""
@@ -212,6 +214,8 @@ class TrainingPlan:
             raise PlanError("plan.bf16_fp16", field="fp16")
         if self.fp16 and self.use_cpu:
             raise PlanError("plan.fp16_cpu", field="fp16")
+        if self.use_liger_kernel and self.use_cpu:
+            raise PlanError("plan.liger_cpu", field="use_liger_kernel")
         if self.fp16 and self.dtype == "float16" and self.method == "full":
             raise PlanError("plan.fp16_weights", field="dtype")
         if (self.lora is not None) != (self.method in ("lora", "qlora")):

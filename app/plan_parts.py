@@ -54,6 +54,9 @@ def _why_no_start(recommendation: Recommendation) -> str | None:
     quantised = recommendation.plan is not None and recommendation.plan.method == "qlora"
     if quantised and importlib.util.find_spec("bitsandbytes") is None:
         return t("start.bitsandbytes", lang)
+    fused = recommendation.plan is not None and recommendation.plan.use_liger_kernel
+    if fused and importlib.util.find_spec("liger_kernel") is None:
+        return t("start.liger", lang)
     return None if may_launch() else t("start.not_loopback", lang)
 
 

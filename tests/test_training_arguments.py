@@ -106,6 +106,7 @@ def test_fields_a_plan_shares_with_the_class_are_these():
         "bf16",
         "fp16",
         "tf32",
+        "use_liger_kernel",
         "activation_checkpointing",
         "logging_steps",
         "eval_strategy",

@@ -57,6 +57,7 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     _refuse_many_devices(use_cpu=bool(arguments.get("use_cpu")))
     model_args, data_args, training_args = parse_arguments(run_dir / record.ARGUMENTS)
     _refuse_lonely_processes(training_args)
+    _refuse_without_liger(training_args)
     stop.check()
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -96,6 +97,15 @@ def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if training_args.world_size != world:
         raise InputError("train.lonely", count=world, field="use_cpu")
+
+
+def _refuse_without_liger(training_args: TrainingArguments) -> None:
+    if not training_args.use_liger_kernel:
+        return
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise InputError("train.liger", field="use_liger_kernel")
+    if training_args.device.type == "cpu":
+        raise InputError("plan.liger_cpu", field="use_liger_kernel")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from torch import nn
 from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
 from advisor.row_borders import keeps_rows_apart
-from advisor.simulate import flash, quantized
+from advisor.simulate import flash, liger, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import Task, find_task
 
@@ -20,6 +20,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     Raises:
         SimulationError: the class cannot be built or a method is not simulated.
     """
+    if structure.use_liger_kernel:
+        liger.check(structure)
     config = hf_config(with_depth(structure.config_dict(), depth))
     flashes = structure.attn_implementation == flash.NAME
     if flashes:

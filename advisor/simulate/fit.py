@@ -100,9 +100,9 @@ def _build(
         if other.events != first.events:
             raise NotReplicableError("traces of two shapes differ")
     sizes = np.array([[a.num_bytes for a in t.allocations] for t in traces], dtype=float)
-    coefficients = solve_polynomials(sizes, shapes)
     rules = _rules(traces, shapes)
-    coefficients[list(rules)] = 0
+    sizes[:, list(rules)] = 0
+    coefficients = solve_polynomials(sizes, shapes)
     segments = _segments(first, traced) if replicated else [["global", _whole(first)]]
     slope = np.zeros(len(first.allocations), dtype=np.int64)
     if check is not None:

@@ -100,6 +100,8 @@ class Structure:
     """Not None: one rank of FSDP2. Replicated data parallel takes the step of one device."""
     outputs_cloned: bool = False
     """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
+    use_liger_kernel: bool = False
+    """Liger's operators in the model's place, in the evaluation as well."""
     evaluates: bool = False
     """Batches of Trainer.evaluate instead of steps."""
 
@@ -191,6 +193,7 @@ def structure_of(
         selective_checkpointing=selective_checkpointing,
         sharding=_sharding(plan),
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
+        use_liger_kernel=plan.use_liger_kernel,
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
-from advisor.simulate import batches, cuda, optimizers, parallel, patches
+from advisor.simulate import batches, cuda, liger, optimizers, parallel, patches
 from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.evaluation import evaluate
 from advisor.simulate.loading import materialise
@@ -64,6 +64,9 @@ def record(
         recorder.mark("load")
         model.train()
         _follow_layers(model, recorder)
+        if structure.use_liger_kernel:
+            stack.enter_context(liger.switched_on(model, recorder))
+            recorder.values.notes.add(liger.NOTE)
         if structure.autocast is not None and structure.sharding is None:
             _wrap_autocast(model, getattr(torch, structure.autocast))
         make_batch = _batch_maker(structure, planned, recorder)
@@ -325,7 +328,8 @@ def _wrap_autocast(model: nn.Module, dtype: torch.dtype) -> None:
     """Accelerate's prepare_model: autocast around forward, its outputs converted to float32."""
     from accelerate.utils import convert_outputs_to_fp32
 
-    inner = type(model).forward
+    bound: Any = model.forward  # Liger's, where it was switched on
+    inner = bound.__func__
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", dtype=dtype):

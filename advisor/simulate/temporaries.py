@@ -99,6 +99,19 @@ def warm_up(elements: int, bits: int, others: int) -> list[int]:
     return [int((elements * bits / 8 + others) // 2) * 2]
 
 
+def liger_chunk(
+    tokens: int, vocabulary: int, hidden: int, number: int, row_bytes: int
+) -> list[int]:
+    """Rows, `row_bytes` each, of pass `number` of Liger's fused linear cross entropy.
+
+    The power of two tokens whose logits take about what the hidden states of all tokens do; the
+    last pass has what is left. Read in liger-kernel 0.8.5, ops/fused_linear_cross_entropy.py.
+    """
+    wanted = -(-tokens // -(-vocabulary // hidden))
+    rows = min(1 << (wanted - 1).bit_length(), tokens)
+    return [max(min(rows, tokens - number * rows), 0) * row_bytes]
+
+
 RULES: dict[str, Callable[..., list[int]]] = {
     f.__name__: f
     for f in (
@@ -110,6 +123,7 @@ RULES: dict[str, Callable[..., list[int]]] = {
         foreach_norm,
         index_put_accumulate,
         warm_up,
+        liger_chunk,
     )
 }
 

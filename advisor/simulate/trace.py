@@ -243,10 +243,34 @@ class Recorder(TorchDispatchMode):
 
     def launched(self, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
         """Write down a kernel that no operator stands for: it moves these tensors, in place."""
+        tensors = [*read, *written]
+        self.write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(moved, tensors)))
+
+    def write_kernel(
+        self, kind: str, dtype: torch.dtype, number: int, flops: int, num_bytes: int
+    ) -> None:
+        """Write down `number` launches that compute and move this much together."""
         if not self.time_it:
             return
-        tensors = [*read, *written]
-        self._write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(moved, tensors)))
+        self.trace.kernels.append(
+            Kernel(
+                phase=PHASES.index(self.phase),
+                kind=KINDS.index(kind),
+                layer=self.layer,
+                half=dtype in (torch.float16, torch.bfloat16),
+                num_launches=number,
+                flops=flops,
+                num_bytes=num_bytes,
+            )
+        )
+
+    @contextmanager
+    def sized(self, name: str, params: tuple[int, ...]) -> Iterator[None]:
+        """The last storage born inside the block has the size of an entry of temporaries.RULES."""
+        yield
+        allocation = self.trace.allocations[-1]
+        assert temporaries.RULES[name](*params) == [allocation.num_bytes]
+        allocation.rule = (name, 0, params)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -441,22 +465,7 @@ class Recorder(TorchDispatchMode):
                 flops = int(formula(*args, **kwargs, out_val=result))
                 if kind == "attention" and is_causal(func, args, kwargs):
                     flops //= 2
-        self._write_kernel(kind, written[0].dtype, number, flops, num_bytes)
-
-    def _write_kernel(
-        self, kind: str, dtype: torch.dtype, number: int, flops: int, num_bytes: int
-    ) -> None:
-        self.trace.kernels.append(
-            Kernel(
-                phase=PHASES.index(self.phase),
-                kind=KINDS.index(kind),
-                layer=self.layer,
-                half=dtype in (torch.float16, torch.bfloat16),
-                num_launches=number,
-                flops=flops,
-                num_bytes=num_bytes,
-            )
-        )
+        self.write_kernel(kind, written[0].dtype, number, flops, num_bytes)
 
 
 def _asks_bool(indices: Any) -> bool:

@@ -364,6 +364,7 @@ def test_how_layers_are_checkpointed_goes_there_and_back():
     "extra",
     [
         {"torch_compile": True},
+        {"use_liger_kernel": True, "liger_kernel_config": {"rope": False}},
         {"fsdp": "full_shard auto_wrap"},
         {"fsdp": True, "fsdp_config": {"version": 1}},
         {"fsdp": True, "fsdp_config": {"fsdp_cpu_offload": True}},
@@ -382,6 +383,12 @@ def test_arguments_outside_a_plan_are_refused_not_approximated(extra):
     check_arguments(values)
     with pytest.raises(InputError):
         plan_from_arguments(values)
+
+
+def test_liger_is_a_choice_of_the_plan():
+    values = written(TrainingPlan(use_liger_kernel=True))
+    assert values["use_liger_kernel"] is True
+    assert plan_from_arguments(values).use_liger_kernel
 
 
 def test_sharding_is_read_as_trainer_reads_it():

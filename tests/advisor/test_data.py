@@ -276,12 +276,12 @@ def test_quantiles_are_exact(model):
 
 def test_random_batches_are_the_same_each_time_and_longer_the_more_rows(model):
     described = describe_data("demo", model=model, task="causal-lm")
-    alone, four = (described.batch_lengths(rows, 600, 400) for rows in (1, 4))
+    alone, four = (described.batch_lengths(size, 600, 400) for size in (1, 4))
     assert alone == described.batch_lengths(1, 600, 400)
     assert set(alone) <= {min(n, 600) for n in described.lengths}
     assert len(set(alone)) > 50
-    for found, rows in ((alone, 1), (four, 4)):
-        expected = described.expected_batch_length(rows, 600)
+    for found, size in ((alone, 1), (four, 4)):
+        expected = described.expected_batch_length(size, 600)
         assert abs(sum(found) / 400 - expected) < 0.1 * expected
 
 

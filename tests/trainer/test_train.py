@@ -219,6 +219,12 @@ def test_unusable_model_is_a_user_error_and_a_failed_run(bench):
     assert str(empty) in status.error
 
 
+def test_liger_without_its_package_is_refused_before_the_start(bench):
+    done = bench.train(bench.write(use_liger_kernel=True), check=False)
+    assert done.returncode == 2
+    assert "pip install liger-kernel" in done.stderr
+
+
 def test_failure_inside_training_exits_1_with_its_reason(bench):
     # Checked by nobody before the optimizer is made; the package is not among the dependencies.
     done = bench.train(bench.write(optim="adamw_bnb_8bit"), check=False)
