@@ -73,6 +73,17 @@ def test_pin_keeps_the_contract_and_says_who_chose(advisor, answer):
     assert pinned.memory.process_bytes < answer.memory.process_bytes
 
 
+def test_packing_counts_blocks_and_keeps_the_data_as_they_are(advisor, answer):
+    packed = ask(advisor, pins={"packing": True, "max_length": 128})
+    rows = packed.data.rows_of(packed.plan)
+    assert packed.data == answer.data
+    assert rows.num_rows > packed.data.num_rows  # texts of the demo are longer than a block
+    assert packed.time.num_steps == packed.plan.optimizer_steps(rows.num_rows)
+    assert any(f"{rows.num_rows:,} full rows" in text for text in packed.time.assumptions)
+    assert "Every row of the worst batch has 128 tokens." in packed.memory.assumptions
+    assert advisor.sweep(Question(machine="Tesla T4"), packed.plan)
+
+
 def test_alternatives_fit_and_their_pins_yield_them(advisor, answer):
     assert answer.alternatives
     for other in answer.alternatives:
