@@ -7,7 +7,7 @@ of the sizes imported from allocator.py saves this file too.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -28,6 +28,9 @@ CAPACITY, EXPANDABLE, NEXT_ADDRESS, UNUSED, REFUSED = range(5, 10)
 NUM_COUNTERS = 10
 NONE = -1
 """No block."""
+_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
+"""No references are counted, which is half of the time: every array here is the caller's."""
+_jit = numba.njit(**_OPTIONS)
 BLOCK = np.dtype(
     [
         ("address", np.int64),
@@ -63,7 +66,7 @@ class State(NamedTuple):
     """int64; see ALLOCATED and those after it."""
 
 
-@numba.njit
+@_jit
 def _place(s: State, pool: int, size: int, address: int) -> int:
     """How many free blocks of the pool come before (size, address)."""
     low, high = 0, s.pools[pool].count
@@ -77,7 +80,7 @@ def _place(s: State, pool: int, size: int, address: int) -> int:
     return low
 
 
-@numba.njit
+@_jit
 def _insert(s: State, pool: int, block: int) -> None:
     place = _place_of(s, pool, block)
     for i in range(s.pools[pool].count, place, -1):
@@ -86,7 +89,7 @@ def _insert(s: State, pool: int, block: int) -> None:
     s.pools[pool].count += 1
 
 
-@numba.njit
+@_jit
 def _take_out(s: State, pool: int, place: int) -> int:
     block = s.free[pool, place]
     s.pools[pool].count -= 1
@@ -95,23 +98,23 @@ def _take_out(s: State, pool: int, place: int) -> int:
     return block
 
 
-@numba.njit
+@_jit
 def _remove(s: State, pool: int, block: int) -> None:
     _take_out(s, pool, _place_of(s, pool, block))
 
 
-@numba.njit
+@_jit
 def _place_of(s: State, pool: int, block: int) -> int:
     return _place(s, pool, s.blocks[block].size, s.blocks[block].address)
 
 
-@numba.njit
+@_jit
 def _is_less(s: State, one: int, other: int) -> bool:
     a, b = s.blocks[one], s.blocks[other]
     return a.size < b.size or (a.size == b.size and a.address < b.address)
 
 
-@numba.njit
+@_jit
 def _put(s: State, pool: int, place: int, block: int) -> None:
     """Let `block` take the place of another and move it to where it belongs."""
     free, last = s.free[pool], s.pools[pool].count - 1
@@ -124,7 +127,7 @@ def _put(s: State, pool: int, place: int, block: int) -> None:
     free[place] = block
 
 
-@numba.njit
+@_jit
 def _new_block(s: State, address: int, size: int, pool: int) -> int:
     s.counters[UNUSED] -= 1
     block = s.spare[s.counters[UNUSED]]
@@ -134,13 +137,13 @@ def _new_block(s: State, address: int, size: int, pool: int) -> int:
     return block
 
 
-@numba.njit
+@_jit
 def _give_up(s: State, block: int) -> None:
     s.spare[s.counters[UNUSED]] = block
     s.counters[UNUSED] += 1
 
 
-@numba.njit
+@_jit
 def _shrink(s: State, pool: int) -> None:
     end = s.pools[pool].end
     if end == NONE or not s.blocks[end].is_free:
@@ -159,7 +162,7 @@ def _shrink(s: State, pool: int) -> None:
     _give_up(s, end)
 
 
-@numba.njit
+@_jit
 def _empty_cache(s: State) -> None:
     for pool in range(len(s.pools)):
         if s.counters[EXPANDABLE]:
@@ -177,13 +180,13 @@ def _empty_cache(s: State) -> None:
         s.pools[pool].count = kept
 
 
-@numba.njit
+@_jit
 def _fits(s: State, size: int) -> bool:
     capacity = s.counters[CAPACITY]
     return capacity == NONE or s.counters[RESERVED] + size <= capacity
 
 
-@numba.njit
+@_jit
 def _reserve(s: State, size: int) -> bool:
     """Whether the driver gave it."""
     if not _fits(s, size):
@@ -194,7 +197,7 @@ def _reserve(s: State, size: int) -> bool:
     return True
 
 
-@numba.njit
+@_jit
 def _missing(s: State, size: int, pool: int) -> int:
     end = s.pools[pool].end
     there = s.blocks[end].size if end != NONE and s.blocks[end].is_free else 0
@@ -202,7 +205,7 @@ def _missing(s: State, size: int, pool: int) -> int:
     return (size - there + page - 1) // page * page
 
 
-@numba.njit
+@_jit
 def _grow(s: State, size: int, pool: int) -> int:
     """A block at the expandable segment's end, NONE where the driver refuses."""
     if not _fits(s, _missing(s, size, pool)):
@@ -228,7 +231,7 @@ def _grow(s: State, size: int, pool: int) -> int:
     return block
 
 
-@numba.njit
+@_jit
 def _segment(s: State, size: int, pool: int) -> int:
     """A segment of its own, NONE where the driver refuses."""
     if pool % 2 == 0:
@@ -246,7 +249,7 @@ def _segment(s: State, size: int, pool: int) -> int:
     return _new_block(s, s.counters[NEXT_ADDRESS], segment, pool)
 
 
-@numba.njit
+@_jit
 def _find(s: State, size: int, pool: int) -> int:
     """Place of the best fit among the free; expandable, the open end comes last.
 
@@ -260,7 +263,7 @@ def _find(s: State, size: int, pool: int) -> int:
     return place
 
 
-@numba.njit
+@_jit
 def _malloc(s: State, request: int, stream: int) -> int:
     """A block, NONE where the driver refuses."""
     size = max(ROUNDING, (request + ROUNDING - 1) // ROUNDING * ROUNDING)
@@ -289,7 +292,7 @@ def _malloc(s: State, request: int, stream: int) -> int:
     return block
 
 
-@numba.njit
+@_jit
 def _split(s: State, block: int, size: int) -> int:
     """Cut a block down to `size`; its rest, free."""
     pool, behind = s.blocks[block].pool, s.blocks[block].behind
@@ -305,7 +308,7 @@ def _split(s: State, block: int, size: int) -> int:
     return tail
 
 
-@numba.njit
+@_jit
 def _free(s: State, block: int) -> None:
     s.counters[ALLOCATED] -= s.blocks[block].size
     pool = s.blocks[block].pool
@@ -329,7 +332,7 @@ def _free(s: State, block: int) -> None:
         _put(s, pool, place, block)
 
 
-@numba.njit
+@_jit
 def _swallow(s: State, block: int) -> None:
     """Merge a block with the one behind it."""
     behind = s.blocks[block].behind
@@ -393,9 +396,9 @@ def _compiled() -> Callable[..., bool]:
     That is beside this file, else in the user's cache directory.
     """
     try:
-        return numba.njit(cache=True, nogil=True)(_run)
+        return numba.njit(cache=True, **_OPTIONS)(_run)
     except RuntimeError:  # neither of the two can be written
-        return numba.njit(nogil=True)(_run)
+        return _jit(_run)
 
 
 run = _compiled()

@@ -1,5 +1,6 @@
 """What kind of work an operator is, and how many bytes it moves."""
 
+import functools
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ _KIND_BY_NAME = {
 }
 
 
+@functools.cache
 def kind_of(func: Any) -> str:
     """One of KINDS."""
     name = func._schema.name.removeprefix("aten::")

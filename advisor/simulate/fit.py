@@ -8,6 +8,7 @@ one layer more and another shape: the profile must reproduce it event for event.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -139,39 +140,43 @@ def solve_polynomials(values: np.ndarray, shapes: list[tuple[int, int]]) -> np.n
     Raises:
         _NotSeparableError: too few shapes for one of the columns.
     """
-    single = all(b == 1 for b, _ in shapes)
     if len(shapes) > 3:
-        return _solve_all(values, shapes, single)
+        return _solve_all(values, shapes, all(b == 1 for b, _ in shapes))
+    result, found = _separate(values, shapes)
+    if not found.all():
+        raise _NotSeparableError
+    return result
+
+
+def _separate(values: np.ndarray, shapes: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of each column, and whether its terms separate (else they are zeros)."""
+    single = all(b == 1 for b, _ in shapes)
     (b0, s0), (b1, _), (_, s1) = (
         (shapes[0], shapes[0], shapes[1]) if single else (shapes[0], shapes[1], shapes[2])
     )
-    base = values[0]
-    by_length = values[-1]
-    result = np.zeros((values.shape[1], len(BASIS)))
+    base, by_batch, by_length = values[0], values[0 if single else 1], values[-1]
     length_power = np.full(base.shape, -1)
     for j in (0, 1, 2):
         length_power[np.isclose(by_length * s0**j, base * s1**j, rtol=1e-12)] = j
     batch_power = np.zeros(base.shape, dtype=int)
     if not single:
-        by_batch = values[1]
         batch_power = np.full(base.shape, -1)
         for i in (0, 1):
             batch_power[np.isclose(by_batch * b0**i, base * b1**i, rtol=1e-12)] = i
-    if np.any((length_power < 0) & (batch_power < 0)):
-        raise _NotSeparableError
-    for column in range(values.shape[1]):
-        i, j = int(batch_power[column]), int(length_power[column])
+    result = np.zeros((values.shape[1], len(BASIS)))
+    for i, j in itertools.product((-1, 0, 1), (-1, 0, 1, 2)):
+        at = (batch_power == i) & (length_power == j)
         if i >= 0 and j >= 0:
-            result[column, BASIS.index((i, j))] = base[column] / (b0**i * s0**j)
+            result[at, BASIS.index((i, j))] = base[at] / (b0**i * s0**j)
         elif i >= 0:  # constant and linear in the length
-            linear = (by_length[column] - base[column]) / (s1 - s0)
-            result[column, BASIS.index((i, 1))] = linear / b0**i
-            result[column, BASIS.index((i, 0))] = (base[column] - linear * s0) / b0**i
-        else:  # constant and linear in the batch
-            linear = (values[1][column] - base[column]) / (b1 - b0)
-            result[column, BASIS.index((1, j))] = linear / s0**j
-            result[column, BASIS.index((0, j))] = (base[column] - linear * b0) / s0**j
-    return result
+            linear = (by_length[at] - base[at]) / (s1 - s0)
+            result[at, BASIS.index((i, 1))] = linear / b0**i
+            result[at, BASIS.index((i, 0))] = (base[at] - linear * s0) / b0**i
+        elif j >= 0 and not single:  # constant and linear in the batch
+            linear = (by_batch[at] - base[at]) / (b1 - b0)
+            result[at, BASIS.index((1, j))] = linear / s0**j
+            result[at, BASIS.index((0, j))] = (base[at] - linear * b0) / s0**j
+    return result, (length_power >= 0) | (batch_power >= 0)
 
 
 def _solve_all(values: np.ndarray, shapes: list[tuple[int, int]], single: bool) -> np.ndarray:
@@ -279,7 +284,7 @@ def _follows(layer: int, blocks: list[list[int]], step: int) -> bool:
 
 
 def _segments(trace: Trace, depth: int) -> list[Any]:
-    """The trace as Profile.segments; see profile._unroll for the codes."""
+    """The trace as Profile.segments; see unroll.py for the codes."""
     home: dict[int, tuple[Any, ...]] = {}  # slot -> ("g", slot) or ("l", segment, layer, ordinal)
     segments: list[Any] = []
     for number, (kind, content) in enumerate(_sweeps(trace, depth)):
@@ -445,14 +450,12 @@ def _merge(kernels: list[Kernel]) -> list[Kernel]:
 
 def _solve_loosely(values: np.ndarray, shapes: list[tuple[int, int]]) -> np.ndarray:
     """solve_polynomials, with a line in the number of tokens where a column does not separate."""
-    columns = []
-    for column in values.T:
-        try:
-            columns.append(solve_polynomials(column[:, None], shapes)[0])
-        except _NotSeparableError:
-            tokens = np.array([b * s for b, s in shapes], float)
-            slope, constant = np.polyfit(tokens, column, 1)
-            row = np.zeros(len(BASIS))
-            row[BASIS.index((1, 1))], row[BASIS.index((0, 0))] = slope, constant
-            columns.append(row)
-    return np.array(columns).reshape(-1, len(BASIS))
+    if len(shapes) > 3:
+        columns = [solve_polynomials(column[:, None], shapes) for column in values.T]
+        return np.array(columns).reshape(-1, len(BASIS))
+    result, found = _separate(values, shapes)
+    tokens = np.array([b * s for b, s in shapes], float)
+    for column in np.flatnonzero(~found):
+        slope, constant = np.polyfit(tokens, values[:, column], 1)
+        result[column, BASIS.index((1, 1))], result[column, BASIS.index((0, 0))] = slope, constant
+    return result

@@ -4,6 +4,8 @@ The tracing half needs torch.
 """
 
 import dataclasses
+import functools
+import gc
 import logging
 import threading
 import warnings
@@ -75,6 +77,13 @@ def _load(structure: Structure) -> Profile | None:
     return None
 
 
+@functools.cache
+def _settle() -> None:
+    """Take the imported libraries, a million objects, out of the garbage collector's rounds."""
+    gc.collect()
+    gc.freeze()
+
+
 def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, Any]], None]") -> str:
     """Trace and fit a structure in this process; returns its key.
 
@@ -87,6 +96,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     from advisor.simulate.build import attention_note, build_on_meta, why_in_full
     from advisor.simulate.step import record
 
+    _settle()
     structure = records.decode(Structure, encoded, "structure")
     gone = patches.missing()
     if gone:

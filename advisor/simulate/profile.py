@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,10 +273,19 @@ class Program:
         first = self.marks[names.index("optimizer0")][0]
         return first, self.marks[names.index("optimizer1")][0]
 
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """int64: the slot of each event."""
+        return np.where(self.events >= 0, self.events, -self.events - 1)
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        """int64: 1 for each birth, -1 for each death."""
+        return np.where(self.events >= 0, 1, -1)
+
     def deltas(self, blocks: np.ndarray) -> np.ndarray:
         """Change of the live bytes at each event, for block sizes by slot."""
-        slots = np.where(self.events >= 0, self.events, -self.events - 1)
-        return np.where(self.events >= 0, blocks[slots], -blocks[slots])
+        return blocks[self.slots] * self.signs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +357,9 @@ class Profile:
         """
         if not self.replicated and depth != self.traced_depth:
             raise ValueError(f"recorded for {self.traced_depth} layers, asked for {depth}")
-        return _unroll(self, depth)
+        from advisor.simulate.unroll import unroll
+
+        return unroll(self, depth)
 
     def save(self, path: Path) -> None:
         """Write atomically; readable by `load`."""
@@ -406,71 +417,3 @@ class Profile:
                 )
         except (FileNotFoundError, ValueError, KeyError, OSError):
             return None
-
-
-@lru_cache(maxsize=64)
-def _unroll(profile: Profile, depth: int) -> Program:
-    """Walk the segments, repeating the middle layer template.
-
-    Event codes: ["b", template] birth, ["w", template] birth of a workspace, ["m", label] mark,
-    ["g", template] death of a global allocation, ["l", segment, layer, ordinal] death of a layer's
-    allocation. In a sweep the layer is relative to the block's own layer, in a global segment and
-    in ["a", segment, layer, ordinal] it is a template layer.
-    """
-    traced = profile.traced_depth
-    events: list[int] = []
-    templates: list[int] = []
-    marks: list[tuple[int, str]] = []
-    global_slots: dict[int, int] = {}
-    layer_slots: dict[tuple[int, int, int], int] = {}
-
-    def real(template_layer: int) -> int:
-        return template_layer if template_layer < traced - 2 else depth - (traced - template_layer)
-
-    for number, segment in enumerate(profile.segments):
-        if segment[0] == "global":
-            for e in segment[1]:
-                if e[0] == "m":
-                    marks.append((len(events), e[1]))
-                elif e[0] == "b":
-                    global_slots[e[1]] = len(templates)
-                    events.append(len(templates))
-                    templates.append(e[1])
-                elif e[0] == "g":
-                    events.append(-(global_slots[e[1]] + 1))
-                else:
-                    events.append(-(layer_slots[e[1], real(e[2]), e[3]] + 1))
-            continue
-        for layer in range(depth) if segment[1] else range(depth - 1, -1, -1):
-            ordinal = 0
-            for e in segment[2][_template_layer(layer, depth, traced)]:
-                if e[0] in ("b", "w"):
-                    if e[0] == "b":
-                        layer_slots[number, layer, ordinal] = len(templates)
-                        ordinal += 1
-                    events.append(len(templates))
-                    templates.append(e[1])
-                elif e[0] == "g":
-                    events.append(-(global_slots[e[1]] + 1))
-                elif e[0] == "a":
-                    events.append(-(layer_slots[e[1], real(e[2]), e[3]] + 1))
-                else:
-                    events.append(-(layer_slots[e[1], layer + e[2], e[3]] + 1))
-    template = np.array(templates, dtype=np.int32)
-    return Program(
-        depth=depth,
-        events=np.array(events, dtype=np.int64),
-        template=template,
-        categories=profile.categories[template],
-        streams=profile.streams[template],
-        marks=tuple(marks),
-    )
-
-
-def _template_layer(layer: int, depth: int, traced: int) -> int:
-    """First two and last two layers stand for themselves, the second for all between."""
-    if layer <= 1:
-        return layer
-    if layer >= depth - 2:
-        return traced - (depth - layer)
-    return 1

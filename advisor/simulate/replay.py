@@ -58,7 +58,7 @@ class Evaluation:
         sizes = profile.sizes(self.batch, self.length, depth)[program.template]
         loaded = next(position for position, label in program.marks if label == "load")
         events = program.events[loaded:]
-        slots = np.where(events >= 0, events, -events - 1)
+        slots = program.slots[loaded:]
         counted = np.zeros(len(sizes), dtype=bool)
         counted[slots[events >= 0]] = True
         dies = np.zeros(len(sizes), dtype=bool)
@@ -254,8 +254,7 @@ def _at_peak(program: Program, blocks: np.ndarray) -> dict[str, int]:
     deltas = program.deltas(blocks)
     levels = np.cumsum(deltas)
     peak = start + int(np.argmax(levels[start:end])) + 1
-    slots = np.where(program.events >= 0, program.events, -program.events - 1)
     by_category = np.bincount(
-        program.categories[slots[:peak]], weights=deltas[:peak], minlength=len(CATEGORIES)
+        program.categories[program.slots[:peak]], weights=deltas[:peak], minlength=len(CATEGORIES)
     )
     return {name: int(by_category[i]) for i, name in enumerate(CATEGORIES)}

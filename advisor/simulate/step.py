@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
 from advisor.simulate import batches, cuda, liger, optimizers, parallel, patches
 from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.evaluation import evaluate
+from advisor.simulate.fake import QuickFakeMode
 from advisor.simulate.loading import materialise
 from advisor.simulate.losses import LossRules
 from advisor.simulate.optimizers import Prepared
@@ -50,7 +50,7 @@ def record(
         if not real:
             _pretend(structure, stack)
             mesh = stack.enter_context(parallel.sharding(structure, recorder))
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(QuickFakeMode())
         stack.enter_context(torch.device("cpu"))
         if structure.sharding is None:
             materialise(model, recorder, structure)

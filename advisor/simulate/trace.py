@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from advisor.memory import CATEGORIES
@@ -105,6 +105,7 @@ class Trace:
 
 
 MARK = 1 << 40
+_DEVICE = torch.ops.prim.device.default
 
 
 class Recorder(TorchDispatchMode):
@@ -140,6 +141,11 @@ class Recorder(TorchDispatchMode):
         self._closed = False
         self._unplaced: list[int] = []
         self._parameter_layer = GLOBAL
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: the guard against it would cost more than the recording."""
+        return False
 
     # -- what the step calls ----------------------------------------------------------------
 
@@ -362,6 +368,8 @@ class Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):  # asked 12,000 times in a trace
+            return args[0].fake_device
         kwargs = kwargs or {}
         if self.defers_to is not None and any(issubclass(t, self.defers_to) for t in types):
             return NotImplemented
@@ -381,9 +389,8 @@ class Recorder(TorchDispatchMode):
         if self.phase == "optimizer":
             self._track_by_storage(func, args, result)
         else:
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, torch.Tensor):
-                    self.track(tensor, str(func))
+            for tensor in _tensors(result):
+                self.track(tensor, str(func))
         if self.capability is not None:
             self._temporaries(func, args)
         if self.time_it:
@@ -445,8 +452,8 @@ class Recorder(TorchDispatchMode):
 
     def _kernel(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         kind = kind_of(func)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        outputs = _tensors(result)
         written = outputs or launches.written(func, args, kwargs)
         if not written or func.namespace != "aten":  # a question about a tensor, no kernel
             return
@@ -466,6 +473,17 @@ class Recorder(TorchDispatchMode):
                 if kind == "attention" and is_causal(func, args, kwargs):
                     flops //= 2
         self.write_kernel(kind, written[0].dtype, number, flops, num_bytes)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Those in an operator's arguments or results, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [tensor for entry in value for tensor in _tensors(entry)]
 
 
 def _asks_bool(indices: Any) -> bool:
