@@ -13,7 +13,7 @@ from advisor.solve import Candidate, EstimatorProtocol, Search
 GUILTY = (
     "method", "memory_ceiling_bytes", "per_device_train_batch_size", "max_length",
     "activation_checkpointing", "effective_batch_size", "gradient_accumulation_steps", "dtype",
-    "optim", "attn_implementation",
+    "optim", "attn_implementation", "use_liger_kernel", "packing", "padding_free",
 )  # fmt: skip
 """Pins that decide memory, most first. The others are dropped before them: that asks for no
 structure which the likely culprits do not ask for as well, so few are traced."""

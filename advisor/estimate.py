@@ -96,8 +96,8 @@ class Estimator:
         lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
         if lengths:
             assumptions.append(
-                f"{len(lengths)} batches of the data set's own lengths follow the steady step: the "
-                "cache they leave is simulated, never measured."
+                f"{len(lengths)} batches of rows drawn at random follow the steady step: the cache "
+                "they leave is simulated, never measured."
             )
         assumptions += data_parallel.assumptions(plan)
         asked = Asked(

@@ -63,8 +63,9 @@ class MemoryEstimate:
 
     def limited(self, limit_bytes: int) -> "MemoryEstimate":
         """The same where no more than `limit_bytes` may be taken; less room never fits better."""
-        capacity = min(limit_bytes, self.capacity_bytes or limit_bytes)
-        found = replace(self, capacity_bytes=capacity).judged()
+        if self.capacity_bytes is not None and limit_bytes >= self.capacity_bytes:
+            return self
+        found = replace(self, capacity_bytes=limit_bytes).judged()
         past_failures = self.verdict == "tight" and found.verdict == "fits"
         return replace(found, verdict="tight") if past_failures else found
 

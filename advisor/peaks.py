@@ -191,7 +191,7 @@ def _survives(asked: Asked, room: int) -> bool:
     """Whether the whole run passes within `room` bytes, however often the cache is returned."""
     try:
         for loading in _loadings(asked.plan):
-            _replay(asked, room, loading)
+            _replay(asked, max(room, 0), loading)
     except OutOfMemoryError:
         return False
     return True

@@ -1,26 +1,24 @@
-"""Whether a model keeps the rows of a flattened batch apart, which padding-free training rests on.
+"""Which models keep the rows of a flattened batch apart, which padding-free training rests on."""
 
-No torch: it looks at a model somebody else built, the simulator's and the trainer's alike.
-"""
-
-import inspect
 from typing import Any
 
-_ATTENTION = {"full_attention", "sliding_attention"}
-"""Layer types whose flash attention takes the borders of rows from position_ids."""
+ROWS_APART = frozenset(
+    (
+        "apertus", "arcee", "bitnet", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2",
+        "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "granite", "granitemoe", "helium",
+        "hunyuan_v1_dense", "llama", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2",
+        "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "seed_oss", "smollm3",
+        "stablelm", "starcoder2",
+    )
+)  # fmt: skip
+"""Model types whose every layer hands position_ids to the attention function (transformers 5.23).
+
+Others have states that run through the row (Mamba, LFM2), positions of their own (BART, RoBERTa),
+or take position_ids and keep them from the attention (gpt_bigcode, gptj, persimmon).
+"""
 
 
 def keeps_rows_apart(model: Any) -> bool:
-    """Whether position_ids that start anew are borders to every layer (read in transformers 5.23).
-
-    Not for models without position_ids (BART), with states or convolutions that run through the
-    row (Mamba, LFM2), or whose positions do not start at 0 (RoBERTa).
-    """
+    """Whether position_ids that start anew are borders to every layer of a built model."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = set(getattr(base.config, "layer_types", None) or _ATTENTION)
-    return (
-        "position_ids" in inspect.signature(base.forward).parameters
-        and not getattr(base, "_is_stateful", False)
-        and layers <= _ATTENTION
-        and not any(hasattr(m, "create_position_ids_from_input_ids") for m in base.modules())
-    )
+    return base.config.model_type in ROWS_APART

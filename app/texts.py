@@ -231,7 +231,8 @@ def verdict_detail(memory: MemoryEstimate, time: TimeEstimate | None, lang: str)
         and memory.verdict in ("fits", "tight")
     ):
         spare = memory.capacity_bytes - memory.process_bytes
-        parts.append(t("verdict.spare", lang, spare=spare))
+        key = "verdict.spare" if spare >= 0 else "verdict.returned"
+        parts.append(t(key, lang, spare=spare))
     half = half_width(memory)
     parts.append(
         t("verdict.interval", lang, half=half)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from advisor import own_arguments, training_arguments
 from advisor.arguments import check_arguments, read_json
 from advisor.errors import AdvisorError, InputError
 from trainer import launch, process, record, runs
@@ -97,13 +98,16 @@ def _require_same(run_dir: Path, arguments: Mapping[str, Any]) -> None:
     """A run is continued with the arguments it began with, or it would be another run."""
     before = read_json(run_dir / record.ARGUMENTS)
     now = runs.with_absolute_paths(arguments)
+    known = {**training_arguments.fields(), **own_arguments.fields()}
+    defaults = {name: field.default for name, field in known.items()}
     for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
+        was, asked = (given.get(name, defaults.get(name)) for given in (before, now))
+        if was != asked:
             raise InputError(
                 "trainer.other_arguments",
                 run=run_dir.name,
-                before=before.get(name),
-                now=now.get(name),
+                before=was,
+                now=asked,
                 field=name,
             )
 

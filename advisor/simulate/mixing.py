@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from advisor.errors import SimulationError
 from advisor.simulate.profile import Program
 
 LAST_STEP = "optimizer1"
@@ -70,14 +71,14 @@ def carried(program: Program) -> tuple[np.ndarray, np.ndarray]:
     They are each other's counterparts, one by one: in both steps born in the same order.
 
     Raises:
-        ValueError: the two steps do not leave the same.
+        SimulationError: the two steps do not leave the same.
     """
     start, end = program.steady()
     codes = program.events[start:end]
     births, dead = codes[codes >= 0], -codes[codes < 0] - 1
     before, left = np.setdiff1d(dead, births), np.setdiff1d(births, dead)
     if len(before) != len(left):
-        raise ValueError(f"{len(before)} tensors left by the first step, {len(left)} by the second")
+        raise SimulationError("mixing.steps_differ", first=len(before), second=len(left))
     return before, left
 
 

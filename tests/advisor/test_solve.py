@@ -218,6 +218,9 @@ def test_less_room_never_fits_better():
     assert found.limited(30 * GIB).capacity_bytes == 20 * GIB
     failed = dataclasses.replace(found, verdict="tight")  # as where runs of this kind ended in OOM
     assert failed.limited(19 * GIB).verdict == "tight"
+    returning = dataclasses.replace(memory_of(25 * GIB, machine), verdict="tight")
+    assert returning.limited(21 * GIB).verdict == "tight"  # the ceiling is above what is free
+    assert returning.limited(19 * GIB).verdict == "does_not_fit"
     assert memory_of(10 * GIB, Machine(name="unknown")).limited(9 * GIB).capacity_bytes == 9 * GIB
 
 

@@ -1,6 +1,7 @@
 """Real training in processes of its own: what it learns, writes, and how it stops and resumes."""
 
 import json
+from importlib.util import find_spec
 import math
 import signal
 import subprocess
@@ -219,6 +220,7 @@ def test_unusable_model_is_a_user_error_and_a_failed_run(bench):
     assert str(empty) in status.error
 
 
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
 def test_liger_without_its_package_is_refused_before_the_start(bench):
     done = bench.train(bench.write(use_liger_kernel=True), check=False)
     assert done.returncode == 2

@@ -4,6 +4,7 @@ import pytest
 
 from advisor.errors import SimulationError
 from advisor.plan import LoraSettings, TrainingPlan
+from advisor.row_borders import ROWS_APART
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
 from advisor.simulate.profile import Structure, canonical_config, structure_of
@@ -111,12 +112,58 @@ def test_rows_do_not_see_each_other_and_no_copy_is_unpadded():
     assert whole < free < peak(attn_implementation="flash_attention_2", padded=True)
 
 
-@pytest.mark.parametrize("model_type", ["bart", "roberta", "qwen3_next", "minimax"])
+@pytest.mark.parametrize("model_type", ["bart", "gpt_bigcode", "roberta", "qwen3_next", "minimax"])
 def test_models_that_mix_rows_are_refused(model_type):
     from advisor.simulate.build import build_on_meta
 
     with pytest.raises(SimulationError, match="rows of a flattened batch"):
         build_on_meta(flattened(model_type), 2)
+
+
+SAMPLE = {"gemma2", "gpt2", "llama", "phi3", "qwen3"}
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [m if m in SAMPLE else pytest.param(m, marks=pytest.mark.full) for m in sorted(ROWS_APART)],
+)
+def test_every_layer_hands_the_borders_to_the_attention(model_type):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    given = []
+
+    def attention(_module, query, _key, value, _mask, **kwargs):
+        given.append(kwargs.get("position_ids"))
+        return query.new_zeros(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
+
+    ALL_ATTENTION_FUNCTIONS.register("test_rows", attention)
+    model = AutoModelForCausalLM.from_config(tiny(model_type))
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "test_rows"
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
+    model(input_ids=torch.ones_like(positions), position_ids=positions)
+    assert len(given) == 2
+    assert all(found is not None and found.tolist() == positions.tolist() for found in given)
+
+
+def tiny(model_type):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model_type)
+    small = dict.fromkeys(("hidden_size", "n_embd", "intermediate_size", "ffn_dim"), 64)
+    small |= dict.fromkeys(("num_hidden_layers", "n_layer"), 2) | {"word_embed_proj_dim": 64}
+    small |= dict.fromkeys(("num_attention_heads", "n_head", "num_key_value_heads"), 4)
+    small |= dict.fromkeys(("num_experts", "num_local_experts"), 4) | {"head_dim": 16}
+    small |= {"vocab_size": 128, "pad_token_id": 0, "moe_intermediate_size": 32}
+    for name, value in small.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
+    return config
 
 
 def test_the_plan_decides():

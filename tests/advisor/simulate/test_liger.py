@@ -215,7 +215,6 @@ def test_adapters_and_the_evaluation_go_with_it():
     assert replay.live(profile_of(adapters), 4, 256, 2).allocated < full
     evaluation = structure_of().evaluation(4)
     assert evaluation.use_liger_kernel
-    assert "logits" not in [a.op for a in record(evaluation).allocations]
     logits = 4 * 256 * 512 * 2
     assert logits not in [a.num_bytes for a in record(evaluation, batch=4, length=256).allocations]
 

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu
 from advisor.peaks import Asked, on_gpu
 from advisor.plan import TrainingPlan
@@ -119,7 +120,7 @@ def test_two_steps_that_leave_different_things_are_refused(profile):
     assert program.events[start] < 0
     marks = tuple((p - (p > start), label) for p, label in program.marks)
     broken = dataclasses.replace(program, events=kept, marks=marks)
-    with pytest.raises(ValueError, match="left by the first step"):
+    with pytest.raises(SimulationError, match="the first step left"):
         carried(broken)
 
 
