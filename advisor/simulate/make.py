@@ -45,14 +45,14 @@ class ProfileStore:
         full_key = structure.key(with_depth=True)
         if full_key in self._profiles:
             return self._profiles[full_key]
-        profile = _load(structure)
+        profile = _load(structure, self._profiles)
         if profile is None:
             if structure.device == "cuda":  # meanwhile: this process only waits
                 threading.Thread(target=_prepare_replay).start()
             self._worker.call(
                 "profile", {"structure": records.encode(structure)}, on_progress=on_progress
             )
-            profile = _load(structure)
+            profile = _load(structure, self._profiles)
         if profile is None:
             raise SimulationError("make.unreadable", path=profiles_dir())
         self._profiles[full_key] = profile
@@ -60,7 +60,8 @@ class ProfileStore:
 
     def known(self, structure: Structure) -> bool:
         """Whether `get` answers without tracing."""
-        return structure.key(with_depth=True) in self._profiles or _load(structure) is not None
+        full_key = structure.key(with_depth=True)
+        return full_key in self._profiles or _load(structure, self._profiles) is not None
 
 
 def _prepare_replay() -> None:
@@ -69,10 +70,16 @@ def _prepare_replay() -> None:
     prepare()
 
 
-def _load(structure: Structure) -> Profile | None:
+def _load(structure: Structure, known: dict[str, Profile] | None = None) -> Profile | None:
+    """The depth's own profile, else the one that depths share, from `known`, else from disk."""
+    known = {} if known is None else known
     for with_depth in (True, False):
-        profile = Profile.load(profiles_dir() / f"{structure.key(with_depth=with_depth)}.npz")
-        if profile is not None:
+        key = structure.key(with_depth=with_depth)
+        profile = known.get(key) or Profile.load(profiles_dir() / f"{key}.npz")
+        if profile is None:
+            continue
+        known[key] = profile
+        if with_depth or (structure.depth() or 0) >= profile.traced_depth:
             return profile
     return None
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import fitcheck
 import formulas
+import latency
 import tables
 from tables import Answer
 
@@ -46,6 +47,7 @@ def main() -> None:
     rows = answered([row for _, row in asked], [source for source, _ in asked])
     text = tables.table(rows, [FITCHECK, *formulas.FORMULAS])
     print(f"\n{text}\n\n{NOTE}\n\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
+    print(f"\n{latency.report()}")
     if options.readme:
         README.write_text(tables.splice(README.read_text(), f"{text}\n\n{NOTE}"))
 

@@ -1,5 +1,7 @@
 """A profile must say exactly what a direct trace of the same shape and depth says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -135,3 +137,24 @@ def test_checkpointing_trades_memory_as_it_says():
     assert not repeats  # two kinds of layers alternate: all are traced
     inputs = 7 * 4 * 256 * CONFIG["hidden_size"] * 4
     assert 0 < every - away <= inputs  # the peak moves to the output layer
+
+
+def test_a_shared_profile_serves_no_fewer_layers_than_were_traced(tmp_path, monkeypatch):
+    from advisor.simulate import make
+    from advisor.simulate.step import record
+
+    monkeypatch.setattr(make, "profiles_dir", lambda: tmp_path)
+    deep = structure_for("full")
+    made = fit(
+        lambda depth, batch, length: record(deep, depth=depth, batch=batch, length=length),
+        depth=7,
+        replicate=True,
+        single_row=False,
+    )
+    made.save(tmp_path / f"{deep.key()}.npz")
+    known = {}
+    for layers in (2, 3, 4, 30):
+        config = canonical_config({**CONFIG, "num_hidden_layers": layers})
+        found = make._load(dataclasses.replace(deep, config=config), known)
+        assert (found is not None) == (layers >= 4)
+    assert len(known) == 1  # read once

@@ -1,6 +1,7 @@
 """The recorded step: its marks, and an order of events that no shape changes."""
 
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
@@ -53,3 +54,19 @@ def test_autocast_inside_a_checkpoint_frees_in_the_order_of_births(config):
     ):
         if before < 0 and after < 0 and layer == next_layer >= 0:
             assert -before < -after
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"autocast": "bfloat16", "padded": True, "activation_checkpointing": True}],
+    ids=["plain", "autocast, padded, checkpointing"],
+)
+def test_quick_fake_tensors_record_what_torchs_own_do(values, monkeypatch):
+    """Each twice: at the second time every result that can be known is known."""
+    asked = structure(LLAMA, **values)
+    quick = [record(asked, depth=2, batch=3, length=64) for _ in range(2)]
+    monkeypatch.setattr(
+        "advisor.simulate.step.QuickFakeMode", lambda: FakeTensorMode(allow_non_fake_inputs=True)
+    )
+    own = [record(asked, depth=2, batch=3, length=64) for _ in range(2)]
+    assert quick[0] == quick[1] == own[0] == own[1]
