@@ -6,9 +6,9 @@ ROWS_APART = frozenset(
     (
         "apertus", "arcee", "bitnet", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2",
         "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "granite", "granitemoe", "helium",
-        "hunyuan_v1_dense", "llama", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2",
-        "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "seed_oss", "smollm3",
-        "stablelm", "starcoder2",
+        "hunyuan_v1_dense", "llama", "ministral3", "mistral", "mixtral", "nemotron", "olmo",
+        "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "seed_oss",
+        "smollm3", "stablelm", "starcoder2",
     )
 )  # fmt: skip
 """Model types whose every layer hands position_ids to the attention function (transformers 5.23).

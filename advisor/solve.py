@@ -21,6 +21,8 @@ from advisor.speed import TimeEstimate
 Goal = Literal["fastest", "smallest"]
 ENOUGH_TOKENS = 4096
 """A micro-batch of this many tokens keeps a device busy: more only costs memory."""
+LEAST_BLOCK = 1024
+"""Tokens of a packed block where the model has room for it."""
 LONGEST_WITHOUT_CONTEXT = 2048
 PLAN_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingPlan))
 LORA_FIELDS = tuple(f"lora.{f.name}" for f in dataclasses.fields(LoraSettings))
@@ -113,7 +115,7 @@ def base_plan(
     Raises:
         PlanError: the pins cannot run together.
     """
-    max_length = pins.get("max_length") or default_length(facts)
+    max_length = pins.get("max_length") or default_length(facts, pins)
     on_all = micro * pins.get("devices", 1)
     accumulation = pins.get("gradient_accumulation_steps") or max(batch // on_all, 1)
     values: dict[str, Any] = {
@@ -166,12 +168,16 @@ def base_plan(
     return TrainingPlan(**merged)
 
 
-def default_length(facts: Facts) -> int:
-    """No row is cut: the longest row rounded up to 16, within the model's context."""
+def default_length(facts: Facts, pins: Mapping[str, Any]) -> int:
+    """No row is cut: the longest row rounded up to 16, within the model's context.
+
+    Packed blocks are at least LEAST_BLOCK long, so that short rows fill them.
+    """
     context = facts.model.max_position_embeddings or LONGEST_WITHOUT_CONTEXT
     if facts.data is None:
         return min(context, LONGEST_WITHOUT_CONTEXT)
-    return min(context, -(-facts.data.max_tokens // 16) * 16)
+    longest = -(-facts.data.max_tokens // 16) * 16
+    return min(context, max(longest, LEAST_BLOCK) if pins.get("packing") else longest)
 
 
 def needs_padding(facts: Facts, pins: Mapping[str, Any], micro: int, max_length: int) -> bool:
@@ -183,7 +189,7 @@ def _packed(facts: Facts, pins: Mapping[str, Any]) -> Facts:
     """The facts with their rows packed, where that is pinned."""
     if not pins.get("packing"):
         return facts
-    length = pins.get("max_length") or default_length(facts)
+    length = pins.get("max_length") or default_length(facts, pins)
     return dataclasses.replace(facts, block_length=length)
 
 

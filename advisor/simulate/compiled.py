@@ -6,11 +6,13 @@ keeps the result by this file's age and size: all that is compiled stands here, 
 of the sizes imported from allocator.py saves this file too.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core.options import DefaultOptions
 
 from advisor.simulate.allocator import (
     LARGE_SEGMENT,
@@ -28,7 +30,9 @@ CAPACITY, EXPANDABLE, NEXT_ADDRESS, UNUSED, REFUSED = range(5, 10)
 NUM_COUNTERS = 10
 NONE = -1
 """No block."""
-_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
+_OPTIONS: dict[str, Any] = {"nogil": True}
+if hasattr(DefaultOptions, "_nrt"):  # not one of numba's public options
+    _OPTIONS["_nrt"] = False
 """No references are counted, which is half of the time: every array here is the caller's."""
 _jit = numba.njit(**_OPTIONS)
 BLOCK = np.dtype(
@@ -390,15 +394,14 @@ def _run(
     return True
 
 
-def _compiled() -> Callable[..., bool]:
-    """`_run` as machine code, from numba's cache where there is one.
+@functools.cache
+def _machine_code(*, cached: bool) -> Callable[..., bool]:
+    return numba.njit(cache=cached, **_OPTIONS)(_run)
 
-    That is beside this file, else in the user's cache directory.
-    """
+
+def run(*arguments: Any) -> bool:
+    """`_run` as machine code, from numba's cache: beside this file, else in the user's own."""
     try:
-        return numba.njit(cache=True, **_OPTIONS)(_run)
-    except RuntimeError:  # neither of the two can be written
-        return _jit(_run)
-
-
-run = _compiled()
+        return _machine_code(cached=True)(*arguments)
+    except (RuntimeError, OSError):  # neither can be written, or the disk is full: before it ran
+        return _machine_code(cached=False)(*arguments)

@@ -99,15 +99,17 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    from advisor.simulate import fit, optimizers, patches
+    from advisor.simulate import patches
+
+    gone = patches.missing()  # before what imports the same libraries' insides
+    if gone:
+        raise SimulationError("make.lacks", names=gone)
+    from advisor.simulate import fit, optimizers
     from advisor.simulate.build import attention_note, build_on_meta, why_in_full
     from advisor.simulate.step import record
 
     _settle()
     structure = records.decode(Structure, encoded, "structure")
-    gone = patches.missing()
-    if gone:
-        raise SimulationError("make.lacks", names=gone)
     optimizers.find(structure.optim, structure.device)
     progress("build", {})
     plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)

@@ -12,17 +12,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from advisor.errors import SimulationError
 from advisor.simulate import batches, cuda, liger, optimizers, parallel, patches
 from advisor.simulate.build import build_on_meta, find_layers, model_errors, one_line, output_layer
 from advisor.simulate.evaluation import evaluate
-from advisor.simulate.fake import QuickFakeMode
 from advisor.simulate.loading import materialise
 from advisor.simulate.losses import LossRules
 from advisor.simulate.optimizers import Prepared
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import GLOBAL, Recorder, Trace
+
+QUICK_FAKES_OF = "2.13."
+"""The torch whose fake tensors fake.py speeds up; by others its own are taken."""
+
+
+def fake_mode() -> FakeTensorMode:
+    """What the step's tensors are made in: the same results, quicker where that is known."""
+    if torch.__version__.startswith(QUICK_FAKES_OF):
+        from advisor.simulate.fake import QuickFakeMode
+
+        return QuickFakeMode()
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def record(
@@ -50,7 +62,7 @@ def record(
         if not real:
             _pretend(structure, stack)
             mesh = stack.enter_context(parallel.sharding(structure, recorder))
-            stack.enter_context(QuickFakeMode())
+            stack.enter_context(fake_mode())
         stack.enter_context(torch.device("cpu"))
         if structure.sharding is None:
             materialise(model, recorder, structure)

@@ -317,9 +317,11 @@ def test_packed_rows_are_full_and_steps_count_blocks():
     assert reasons["num_train_epochs"].params["rows"] == blocks
 
 
-def test_unpinned_blocks_are_as_long_as_the_longest_text():
+@pytest.mark.parametrize(("longest", "block"), [(60, 1024), (1500, 1504), (9000, 4096)])
+def test_unpinned_blocks_hold_the_longest_text_and_several_short_ones(longest, block):
     facts = facts_on(cpu())
-    assert Search(facts, Estimator(facts), {"packing": True}).facts.block_length == 992
+    facts = dataclasses.replace(facts, data=dataclasses.replace(data(), max_tokens=longest))
+    assert Search(facts, Estimator(facts), {"packing": True}).facts.block_length == block
 
 
 def test_without_padding_there_is_no_mask_and_rows_stay_rows():

@@ -1,11 +1,11 @@
 """Real training in processes of its own: what it learns, writes, and how it stops and resumes."""
 
 import json
-from importlib.util import find_spec
 import math
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
