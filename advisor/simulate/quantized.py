@@ -72,7 +72,7 @@ class Linear4bit(QuantizedLinear):
         super().__init__(source, weight)
         self.compute_dtype = getattr(torch, settings.bnb_4bit_compute_dtype)
         self.nested = settings.bnb_4bit_use_double_quant
-        self._knows_compute_dtype = False
+        self._recorder: Recorder
 
     def quantise(self, recorder: Recorder) -> nn.Parameter:
         """quantize_4bit: scales, packed weight, code table; then the scales' own scales."""
@@ -82,6 +82,7 @@ class Linear4bit(QuantizedLinear):
             recorder.track(tensor, "load")
             return tensor
 
+        self._recorder = recorder
         source = self._source(recorder)
         count = self.out_features * self.in_features
         blocks = -(-count // BLOCK)
@@ -106,16 +107,18 @@ class Linear4bit(QuantizedLinear):
         if self.nested:
             scales = torch.empty(self.scales.shape, dtype=torch.float32)
         weight = torch.empty(self.out_features, self.in_features, dtype=self.source_dtype)
+        moved = weight.numel() * (0.5 + 4 / BLOCK + weight.itemsize)
+        self._recorder.write_kernel("dequantise", weight.dtype, 1 + self.nested, 0, int(moved))
         del scales
         return weight.to(dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        """Linear4bit.forward: compute in compute_dtype, answer in the input's."""
+        """Linear4bit.forward: compute in compute_dtype, answer in the input's.
+
+        bitsandbytes looks at the input's dtype only where no compute dtype was given, and
+        transformers always gives one.
+        """
         x = input
-        if not self._knows_compute_dtype:
-            if x.dtype in (torch.float32, torch.bfloat16):
-                self.compute_dtype = x.dtype
-            self._knows_compute_dtype = True
         given = x.dtype
         x = x.to(self.compute_dtype)
         if self.bias is not None and self.bias.dtype != x.dtype:
