@@ -29,7 +29,7 @@ from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
-from advisor.speed import StepCost, TimeEstimate, step_cost
+from advisor.speed import LIMITS, StepCost, TimeEstimate, step_cost
 from advisor.tasks import find_task
 from advisor.versions import installed
 
@@ -39,8 +39,6 @@ _MEASUREMENT = 2
 """Raised whenever calibrate.py measures another way, so that old files are made again."""
 _MIXED_STEPS = 12
 """Steps of random batches after the steady one, before the longest comes once more."""
-_QUANTISED_FASTER = 1.7
-"""T4 nf4 runs took down to 0.47 of the predicted step: the range reaches that far."""
 
 
 class Estimator:
@@ -144,14 +142,9 @@ class Estimator:
         learned = self._known_of(plan)
         speed = learned.speed()
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps) / speed
-        error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
+        error = rates.launch_error if cost.regime == "launch" else rates.relative_error
         low, high = 1 / (1 + error), 1 + error
-        assumptions = [rates.assumption]
-        if plan.quantization is not None:
-            low /= _QUANTISED_FASTER
-            assumptions.append(
-                "Time of quantised layers: measured T4 runs were up to twice as fast."
-            )
+        assumptions = [rates.assumption, LIMITS[cost.regime]]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")

@@ -32,7 +32,9 @@ class Rates:
     overlaps: bool
     """The device works while the host launches (a GPU); on a CPU both are the same."""
     relative_error: float
-    """Half width of the range, as a share; what the host limits has a wider one."""
+    """Half width of the range, as a share."""
+    launch_error: float
+    """The same where the host limits the step: it is hardly known."""
     assumption: str
     processors: int | None = None
     """Multiprocessors, over which matmuls are spread in whole waves of tiles; None: a CPU."""
@@ -45,6 +47,9 @@ _SUSTAINED_SINGLE = {"T4": 0.67}
 _ATTENTION = {"A100": (0.59, 0.48), "H100": (0.36, 0.29), "L40S": (0.45, 0.36), "T4": (0.40, 0.24)}
 _HOST_FACTOR = {"T4": 1.9}
 """T4s are rented with small, old processors."""
+_ERROR = {"A100": 0.15, "L40S": 0.2, "B200": 0.2, "H100": 0.25, "T4": 0.25}
+"""Half widths that hold nine of ten public rows of a card; the H100's are sharded runs alone."""
+_UNKNOWN_ERROR, _LAUNCH_ERROR = 0.4, 0.5
 _HOST_SECONDS = {
     "forward": 16.6e-6,
     "backward": 10.4e-6,
@@ -88,7 +93,8 @@ def gpu_rates(gpu: Gpu) -> Rates | None:
         seconds_per_kernel=2.5e-6,
         host_seconds={name: slower * seconds for name, seconds in _HOST_SECONDS.items()},
         overlaps=True,
-        relative_error=0.2 if known else 0.4,
+        relative_error=_ERROR.get(known, _UNKNOWN_ERROR),
+        launch_error=_LAUNCH_ERROR,
         assumption=f"Time: rates of the {gpu.name} data sheet"
         + (", scaled by public measurements of this card." if known else ", never measured."),
         processors=processors,
@@ -126,5 +132,6 @@ def cpu_rates(
         },
         overlaps=False,
         relative_error=0.45,  # the demo's run: 99 s of 71
+        launch_error=0.6,
         assumption="Time: matmul, memory and operator rates measured on this CPU.",
     )

@@ -11,6 +11,11 @@ from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
 
 Regime = Literal["compute", "bandwidth", "launch"]
+LIMITS: dict[Regime, str] = {
+    "compute": "Time: limited by how fast the device computes.",
+    "bandwidth": "Time: limited by the device's memory bandwidth.",
+    "launch": "Time: limited by the host, which launches kernels slower than the device runs them.",
+}
 _IDLE = 0.25
 """Share of a step that the device waits, from which on the host limits it."""
 
