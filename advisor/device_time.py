@@ -53,9 +53,10 @@ def device_seconds(
     rate = np.where(kernels.half, rates.flops_per_second_half, rates.flops_per_second_single)
     backward = kernels.phase == PHASES.index("backward")
     attention = kernels.kind == KINDS.index("attention")
-    share = np.where(backward & ~kernels.by_python, rates.attention_backward, 1.0)
-    share = np.where(backward & ~kernels.by_python, share, rates.attention_forward)
-    rate = np.where(attention, rate * share, rate)
+    engine = np.where(kernels.half, *rates.attention_backward)
+    python = np.where(kernels.half, *rates.attention_forward)
+    fused_rate = np.where(backward & ~kernels.by_python, engine, python)
+    rate = np.where(attention, fused_rate, rate)
     bandwidth = rates.bytes_per_second * _BANDWIDTH[kernels.kind]
     computing = flops / rate
     if rates.processors is not None:

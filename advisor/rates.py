@@ -21,9 +21,9 @@ class Rates:
     flops_per_second_single: float
     bytes_per_second: float
     """Of the data sheet; device_time.py knows the share a kernel reaches."""
-    attention_forward: float
-    """Share of the sustained matmul rate that fused attention reaches."""
-    attention_backward: float
+    attention_forward: tuple[float, float]
+    """FLOP/s of fused attention on long rows, 16-bit and float32."""
+    attention_backward: tuple[float, float]
     seconds_per_kernel: float
     """Shortest kernel and the gap after it."""
     host_seconds: dict[str, float]
@@ -44,7 +44,12 @@ class Rates:
 
 _SUSTAINED = {"A100": 0.82, "L40S": 0.73, "B200": 0.73, "H100": 0.63, "T4": 0.42}
 _SUSTAINED_SINGLE = {"T4": 0.67}
-_ATTENTION = {"A100": (0.59, 0.48), "H100": (0.36, 0.29), "L40S": (0.45, 0.36), "T4": (0.40, 0.24)}
+_ATTENTION = {  # shares of the sheet, forward and backward
+    "A100": (0.59, 0.48),
+    "H100": (0.36, 0.29),
+    "L40S": (0.45, 0.36),
+    "T4": (0.40, 0.24),
+}
 _HOST_FACTOR = {"T4": 1.9}
 """T4s are rented with small, old processors."""
 _ERROR = {"A100": 0.15, "L40S": 0.2, "B200": 0.2, "H100": 0.25, "T4": 0.25}
@@ -79,17 +84,16 @@ def gpu_rates(gpu: Gpu) -> Rates | None:
     if not sheet.get("float32") or gpu.bandwidth_bytes_per_second is None:
         return None
     known = next((name for name in _SUSTAINED if name in gpu.name.replace("-", " ").split()), "")
-    sustained = _SUSTAINED.get(known, 0.72)
+    peak = sheet.get("bfloat16") or sheet.get("float16") or sheet["float32"]
     forward, backward = _ATTENTION.get(known, (0.40, 0.32))
     processors, cache = _processors(gpu)
     slower = _HOST_FACTOR.get(known, 1.0)
     return Rates(
-        flops_per_second_half=sustained
-        * (sheet.get("bfloat16") or sheet.get("float16") or sheet["float32"]),
+        flops_per_second_half=peak * _SUSTAINED.get(known, 0.72),
         flops_per_second_single=sheet["float32"] * _SUSTAINED_SINGLE.get(known, 0.866),
         bytes_per_second=gpu.bandwidth_bytes_per_second,
-        attention_forward=forward / sustained,
-        attention_backward=backward / sustained,
+        attention_forward=(forward * peak, forward * sheet["float32"]),
+        attention_backward=(backward * peak, backward * sheet["float32"]),
         seconds_per_kernel=2.5e-6,
         host_seconds={name: slower * seconds for name, seconds in _HOST_SECONDS.items()},
         overlaps=True,
@@ -115,12 +119,13 @@ def cpu_rates(
     flops_per_second: dict[str, float], bytes_per_second: float, operator_seconds: float
 ) -> Rates:
     """Rates of a CPU that was measured."""
+    half, single = flops_per_second["bfloat16"], flops_per_second["float32"]
     return Rates(
-        flops_per_second_half=flops_per_second["bfloat16"],
-        flops_per_second_single=flops_per_second["float32"],
+        flops_per_second_half=half,
+        flops_per_second_single=single,
         bytes_per_second=bytes_per_second / 0.777,  # measured on the streaming kind itself
-        attention_forward=0.6,
-        attention_backward=0.5,
+        attention_forward=(0.6 * half, 0.6 * single),
+        attention_backward=(0.5 * half, 0.5 * single),
         seconds_per_kernel=0.0,
         host_seconds={
             "forward": operator_seconds,

@@ -86,7 +86,10 @@ class Kernel:
     flops: int
     num_bytes: int
     by_python: bool = False
-    """Launched by the model's Python code (forward, recomputation), not by autograd's engine."""
+    """Launched by the model's Python code (forward, recomputation), not by autograd's engine.
+
+    What a recomputation does inside the forward of an autograd.Function counts as the engine's.
+    """
     num_views: int = 0
     """Operators without a kernel since the one before it."""
     dims: tuple[int, ...] = (0, 0, 0, 0)
