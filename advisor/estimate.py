@@ -23,12 +23,13 @@ from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
 from advisor.plan import TrainingPlan
+from advisor.rates import Rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
 from advisor.simulate.worker import Progress, Worker
-from advisor.speed import Rates, StepCost, TimeEstimate, cpu_rates, gpu_rates, step_cost
+from advisor.speed import LIMITS, StepCost, TimeEstimate, step_cost
 from advisor.tasks import find_task
 from advisor.versions import installed
 
@@ -38,8 +39,6 @@ _MEASUREMENT = 2
 """Raised whenever calibrate.py measures another way, so that old files are made again."""
 _MIXED_STEPS = 12
 """Steps of random batches after the steady one, before the longest comes once more."""
-_QUANTISED_FASTER = 1.7
-"""T4 nf4 runs took down to 0.47 of the predicted step: the range reaches that far."""
 
 
 class Estimator:
@@ -114,8 +113,18 @@ class Estimator:
         )
         return self._peaks(asked)
 
-    def time(self, plan: TrainingPlan) -> TimeEstimate:
-        """Time of a step at the data set's expected batch length, and of the whole run."""
+    def time(
+        self,
+        plan: TrainingPlan,
+        *,
+        loop: LoopKind = "trainer",
+        expand_kv: bool = False,
+        selective_checkpointing: bool = False,
+    ) -> TimeEstimate:
+        """Time of a step at the data set's expected batch length, and of the whole run.
+
+        The step is the one `memory` answers for.
+        """
         rates = self._rates(plan)
         if rates is None:
             return TimeEstimate(
@@ -126,18 +135,16 @@ class Estimator:
         length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         if data is not None and not plan.padding_free:
             length = data.expected_batch_length(batch, plan.max_length)
-        cost = self._cost(plan, rates, length)
+        structure = self._structure(
+            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
+        )
+        cost = self._cost(plan, structure, rates, length)
         learned = self._known_of(plan)
         speed = learned.speed()
-        step = rates.update_seconds(cost, plan.gradient_accumulation_steps) / speed
-        error = rates.relative_error * (1.3 if cost.regime == "launch" else 1)
+        step = cost.update_seconds(rates, plan.gradient_accumulation_steps) / speed
+        error = rates.launch_error if cost.regime == "launch" else rates.relative_error
         low, high = 1 / (1 + error), 1 + error
-        assumptions = [rates.assumption]
-        if plan.quantization is not None:
-            low /= _QUANTISED_FASTER
-            assumptions.append(
-                "Time of quantised layers: measured T4 runs were up to twice as fast."
-            )
+        assumptions = [rates.assumption, LIMITS[cost.regime]]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
@@ -211,7 +218,7 @@ class Estimator:
         micro_batches = 2 if structure.accumulate else 1
         cost = step_cost(profile, rates, batch, length, depth, micro_batches=micro_batches)
         times = max(plan.effective_batch_size() // batch, 1)
-        step = rates.update_seconds(cost, times) / self._known_of(plan).speed()
+        step = cost.update_seconds(rates, times) / self._known_of(plan).speed()
         return memory, times * batch * length / step
 
     # -- parts ------------------------------------------------------------------------------
@@ -324,8 +331,9 @@ class Estimator:
             measured["seconds_per_operator"],
         )
 
-    def _cost(self, plan: TrainingPlan, rates: Rates, length: float) -> StepCost:
-        structure = self._structure(plan)
+    def _cost(
+        self, plan: TrainingPlan, structure: Structure, rates: Rates, length: float
+    ) -> StepCost:
         profile = self._profile(structure)
         return step_cost(
             profile,
@@ -370,7 +378,7 @@ class Estimator:
         weights = counts / counts.sum()
         rates = self._rates(plan)
         if rates is not None:
-            cost = self._cost(plan, rates, float(self._longest(plan)))
+            cost = self._cost(plan, self._structure(plan), rates, float(self._longest(plan)))
             seconds = np.array([cost.forward, cost.backward, cost.optimizer])
             weights = seconds / seconds.sum()
         edges = np.concatenate([[0.0], np.cumsum(weights)])

@@ -36,7 +36,7 @@ _ALLOCATED_ERROR = {True: 0.003, False: 0.01}
 _RESERVED_ERROR = {
     (False, True): (0.006, 0.006),
     (False, False): (0.02, 0.02),
-    (True, True): (0.018, 0.059),
+    (True, True): (0.018, 0.061),
     (True, False): (0.03, 0.08),
 }
 _CONVOLUTIONS_ERROR = 0.05

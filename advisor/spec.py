@@ -64,7 +64,12 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
             expandable=spec.loop.expandable_segments,
             selective_checkpointing=spec.loop.selective_checkpointing,
         )
-        duration = estimator.time(spec.plan)
+        duration = estimator.time(
+            spec.plan,
+            loop=spec.loop.kind,
+            expand_kv=spec.loop.expand_kv,
+            selective_checkpointing=spec.loop.selective_checkpointing,
+        )
     except SimulationError as error:
         memory = MemoryEstimate.unknown(str(error), spec.machine.capacity_bytes())
         duration = TimeEstimate(step_seconds=None)

@@ -1,6 +1,6 @@
 """What kind of work an operator is, and how many bytes it moves."""
 
-import functools
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -15,40 +15,70 @@ def moved(tensor: torch.Tensor) -> int:
     return elements * tensor.element_size()
 
 
-_KIND_BY_NAME = {
-    "embedding": "gather",
-    "index": "gather",
-    "gather": "gather",
-    "embedding_dense_backward": "copy",
-    "clone": "copy",
-    "copy_": "copy",
-    "_to_copy": "copy",
-    "cat": "copy",
-    "mean": "reduce",
-    "sum": "reduce",
-    "_softmax": "reduce",
-    "_log_softmax": "reduce",
-    "_softmax_backward_data": "reduce",
-    "_log_softmax_backward_data": "reduce",
-    "native_layer_norm": "reduce",
-    "native_layer_norm_backward": "reduce",
-}
+_BEGINNINGS = (
+    ("sum mean amax amin max min _softmax _log_softmax native_layer_norm native_group_norm "
+     "native_batch_norm nll_loss norm linalg_vector_norm _foreach_norm var std cumsum logsumexp "
+     "argmax any all _fused_rms_norm prod", "reduce"),
+    ("_to_copy copy_ clone cat stack constant_pad repeat roll flip", "copy"),
+    ("embedding_dense_backward index_put _index_put_impl_ index_add scatter select_backward "
+     "slice_backward sort topk arange tril triu nonzero masked_select", "copy"),
+    ("embedding index gather", "gather"),
+)  # fmt: skip
+"""Kinds by how a name begins, the first that fits; all others are elementwise."""
+_TWO_MATRICES = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
+"""Matmuls, and which argument is the first factor."""
 
 
-@functools.cache
+@cache
 def kind_of(func: Any) -> str:
-    """One of KINDS."""
-    name = func._schema.name.removeprefix("aten::")
+    """One of KINDS, or "view" for what launches no kernel."""
+    name = _name(func)
     if "attention" in name:
         return "attention"
     if func._overloadpacket in flop_registry:
         return "matmul"
+    if is_view(func) or name.startswith("empty"):
+        return "view"
+    return _kind_by_name(name)
+
+
+@lru_cache(maxsize=4096)
+def _kind_by_name(name: str) -> str:
+    return next((kind for words, kind in _BEGINNINGS if name.startswith(tuple(words.split()))),
+                "elementwise")  # fmt: skip
+
+
+def is_view(func: Any) -> bool:
+    """Whether an operator returns what it was given, seen another way."""
     returns = func._schema.returns
     if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
-        return "view"
-    if name in ("detach", "alias", "_unsafe_view") or name.startswith("empty"):
-        return "view"
-    return _KIND_BY_NAME.get(name, "elementwise")
+        return True
+    return _name(func) in ("detach", "alias", "_unsafe_view")
+
+
+def dims_of(func: Any, kind: str, args: Any) -> tuple[int, ...]:
+    """Shape of a matmul or of attention; zeros where there is none.
+
+    Returns:
+        (matrices, m, n, k) of a product of (m, k) and (k, n); (rows times heads, length of the
+        queries, of the keys, width of a head) of attention.
+    """
+    name = _name(func)
+    if kind == "attention":
+        q, k = args[1:3] if "backward" in name else args[:2]
+        if q.dim() == 4 and k.dim() == 4:
+            return q.shape[0] * q.shape[1], q.shape[2], k.shape[2], q.shape[3]
+    if kind == "matmul" and name in _TWO_MATRICES:
+        a, b = args[_TWO_MATRICES[name] : _TWO_MATRICES[name] + 2]
+        if a.dim() == 3:
+            return a.shape[0], a.shape[1], b.shape[2], a.shape[2]
+        rows = a.shape[0] if a.dim() == 2 else 1
+        return 1, rows, b.shape[1] if b.dim() == 2 else 1, b.shape[0]
+    return 0, 0, 0, 0
+
+
+def _name(func: Any) -> str:
+    return func._schema.name.removeprefix("aten::")
 
 
 def is_causal(func: Any, args: Any, kwargs: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from advisor.errors import SimulationError
-from advisor.simulate.profile import BASIS, KINDS, Kernels, Profile, Rule
+from advisor.simulate.profile import BASIS, Kernels, Profile, Rule
 from advisor.simulate.trace import GLOBAL, MARK, WORKSPACE, Kernel, Trace
 
 DEPTH = 4
@@ -405,6 +405,9 @@ def _kernels(
         )
         for name in ("flops", "num_bytes")
     }
+    shaped = [n for n, k in enumerate(rows) if any(k.dims)]
+    dims = np.array([[t[keep[n]].dims for n in shaped] for t in tables], float)
+    growth = 0 if check is None else check.num_trained - traces[0].num_trained
     per_layer = np.zeros((len(rows), 3))
     if check is not None:
         deeper = {(k.kind, k.half): k for k in _merge(check.kernels) if k.phase == 2}
@@ -422,6 +425,11 @@ def _kernels(
         half=np.array([k.half for k in rows], dtype=bool),
         repeated=np.array([replicated and k.layer == 1 for k in rows], dtype=bool),
         num_launches=np.array([k.num_launches for k in rows], dtype=np.int64),
+        num_views=np.array([k.num_views for k in rows], dtype=np.int64),
+        by_python=np.array([k.by_python for k in rows], dtype=bool),
+        shaped=np.array(shaped, dtype=np.int32),
+        dims=_solve_loosely(dims.reshape(len(tables), -1), shapes).reshape(-1, 4, len(BASIS)),
+        num_trained=np.array([traces[0].num_trained, growth], dtype=np.int64),
         flops=values["flops"],
         num_bytes=values["num_bytes"],
         per_layer=per_layer,
@@ -429,20 +437,20 @@ def _kernels(
 
 
 def _merge(kernels: list[Kernel]) -> list[Kernel]:
-    """Views and the optimizer's operators summed by kind.
+    """The optimizer's operators summed by kind, after the others.
 
-    The number of the latter grows with depth, and neither's cost depends on the shape.
+    Their number grows with depth, and their cost does not depend on the shape.
     """
-    view = KINDS.index("view")
     result = []
     merged: dict[tuple[int, int, bool, int], Kernel] = {}
     for k in kernels:
-        if k.phase != 2 and k.kind != view:
+        if k.phase != 2:
             result.append(k)
             continue
         key = (k.phase, k.kind, k.half, k.layer)
         total = merged.setdefault(key, Kernel(k.phase, k.kind, k.layer, k.half, 0, 0, 0))
         total.num_launches += k.num_launches
+        total.num_views += k.num_views
         total.flops += k.flops
         total.num_bytes += k.num_bytes
     return result + [merged[key] for key in sorted(merged)]

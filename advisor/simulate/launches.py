@@ -28,6 +28,32 @@ def written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     return tensors
 
 
+_SEVERAL = {
+    "embedding_dense_backward": 6,
+    "index_put": 8,
+    "_index_put_impl_": 8,
+    "nonzero": 4,
+    "sort": 4,
+    "topk": 3,
+    "native_layer_norm_backward": 2,
+    "_scaled_dot_product_flash_attention_backward": 3,
+    "_scaled_dot_product_efficient_attention_backward": 2,
+    "convolution_backward": 2,
+}
+"""Kernels of operators that are more than one (ATen/native/cuda of torch 2.13)."""
+
+
+def on_cuda(func: Any, args: Any, *, by_list: bool) -> int:
+    """Launches of an operator; `by_list`: it has no result and may work on lists in place."""
+    if by_list:
+        return multi_tensor(func, args)
+    number = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
+    name = func._schema.name.removeprefix("aten::")
+    if name.startswith("_foreach"):  # a result for each tensor
+        return -(-number // _TENSORS[1])
+    return 1 if name in ("cat", "stack") else _SEVERAL.get(name, number)
+
+
 def multi_tensor(func: Any, args: Any) -> int:
     """Launches of an in-place operator over lists: one as soon as tensors or blocks are full."""
     lists = [a for a in args if isinstance(a, (list, tuple)) and a]

@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 13
+FORMAT = 20
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -40,7 +40,7 @@ EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
 LoopKind = Literal["trainer", "script", "torchtitan"]
 PHASES = ("forward", "backward", "optimizer")
-KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "view")
+KINDS = ("matmul", "attention", "elementwise", "reduce", "copy", "gather", "dequantise")
 BASIS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 """Exponents of (batch, length)."""
 DECAY_ALLOCATES = frozenset({"sgd", "adagrad", "rmsprop"})
@@ -290,7 +290,7 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """What the operators of one steady step cost."""
+    """What the operators of one steady step cost, in the order they run."""
 
     phase: np.ndarray
     kind: np.ndarray
@@ -298,6 +298,10 @@ class Kernels:
     repeated: np.ndarray
     """Rows of the layer that stands for all but the first and the last two."""
     num_launches: np.ndarray
+    num_views: np.ndarray
+    """Operators without a kernel that the host works through before it."""
+    by_python: np.ndarray
+    """Launched by the model's Python code: the forward and its recomputation."""
     flops: np.ndarray
     """(n, 6) coefficients."""
     num_bytes: np.ndarray
@@ -307,6 +311,12 @@ class Kernels:
 
     For operators over all layers at once.
     """
+    shaped: np.ndarray
+    """(r,): rows that have a shape: matmuls and attention."""
+    dims: np.ndarray
+    """(r, 4, 6) coefficients of costs.dims_of."""
+    num_trained: np.ndarray
+    """(2,): parameter tensors that the optimizer updates, and their growth with each layer."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -37,6 +37,7 @@ class QuantizedLinear(nn.Linear):
 
     bits: int
     """A weight takes, as transformers counts it (quantized_element_size)."""
+    _recorder: Recorder
 
     def __init__(self, source: nn.Module, weight: nn.Parameter) -> None:
         nn.Module.__init__(self)
@@ -55,6 +56,7 @@ class QuantizedLinear(nn.Linear):
         raise NotImplementedError
 
     def _source(self, recorder: Recorder) -> torch.Tensor:
+        self._recorder = recorder
         source = torch.empty(self.out_features, self.in_features, dtype=self.source_dtype)
         recorder.track(source, "load")
         return source
@@ -72,7 +74,6 @@ class Linear4bit(QuantizedLinear):
         super().__init__(source, weight)
         self.compute_dtype = getattr(torch, settings.bnb_4bit_compute_dtype)
         self.nested = settings.bnb_4bit_use_double_quant
-        self._knows_compute_dtype = False
 
     def quantise(self, recorder: Recorder) -> nn.Parameter:
         """quantize_4bit: scales, packed weight, code table; then the scales' own scales."""
@@ -106,16 +107,18 @@ class Linear4bit(QuantizedLinear):
         if self.nested:
             scales = torch.empty(self.scales.shape, dtype=torch.float32)
         weight = torch.empty(self.out_features, self.in_features, dtype=self.source_dtype)
+        moved = weight.numel() * (0.5 + 4 / BLOCK + weight.itemsize)
+        self._recorder.write_kernel("dequantise", weight.dtype, 1 + self.nested, 0, int(moved))
         del scales
         return weight.to(dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        """Linear4bit.forward: compute in compute_dtype, answer in the input's."""
+        """Linear4bit.forward: compute in compute_dtype, answer in the input's.
+
+        bitsandbytes looks at the input's dtype only where no compute dtype was given, and
+        transformers always gives one.
+        """
         x = input
-        if not self._knows_compute_dtype:
-            if x.dtype in (torch.float32, torch.bfloat16):
-                self.compute_dtype = x.dtype
-            self._knows_compute_dtype = True
         given = x.dtype
         x = x.to(self.compute_dtype)
         if self.bias is not None and self.bias.dtype != x.dtype:
@@ -168,6 +171,11 @@ class Linear8bitLt(QuantizedLinear):
         x = input
         if self.bias is not None and self.bias.dtype != x.dtype:
             self.bias.data = self.bias.data.to(x.dtype)
+        count, n, k = x.numel() // self.in_features, self.out_features, self.in_features
+        # at the rate of a 16-bit product: what outliers cost the faster one is not known
+        moved = count * (3 * k + 6 * n) + n * k
+        dims = (1, count, n, k)
+        self._recorder.write_kernel("matmul", torch.float16, 3, 2 * count * n * k, moved, dims)
         return _MatMul8Bit.apply(x, self.weight, self.bias, self.scales)
 
 

@@ -104,6 +104,7 @@ def _run(
 ) -> None:
     """The first step and a steady one."""
     prepared = _optimizer(model, recorder, structure)
+    recorder.trace.num_trained = sum(p.requires_grad for p in model.parameters())
     for number in range(2):
         recorder.time_it = number == 1
         loop(model, prepared, make_batch, recorder, structure, number)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import launches, temporaries
-from advisor.simulate.costs import is_causal, kind_of, moved
+from advisor.simulate.costs import dims_of, is_causal, is_view, kind_of, moved
 from advisor.simulate.profile import CONVOLUTIONS, KINDS, PHASES
 from advisor.simulate.stand_ins import STAND_INS
 from advisor.simulate.values import ROUTING, Values
@@ -85,6 +85,15 @@ class Kernel:
     num_launches: int
     flops: int
     num_bytes: int
+    by_python: bool = False
+    """Launched by the model's Python code (forward, recomputation), not by autograd's engine.
+
+    What a recomputation does inside the forward of an autograd.Function counts as the engine's.
+    """
+    num_views: int = 0
+    """Operators without a kernel since the one before it."""
+    dims: tuple[int, ...] = (0, 0, 0, 0)
+    """costs.dims_of."""
 
 
 @dataclass(slots=True)
@@ -100,6 +109,8 @@ class Trace:
     cuts: set[int] = field(default_factory=set)
     """Positions where an operator over all layers at once ended."""
     kernels: list[Kernel] = field(default_factory=list)
+    num_trained: int = 0
+    """Parameter tensors that the optimizer updates."""
     notes: list[str] = field(default_factory=list)
     """What was assumed, in English."""
 
@@ -141,6 +152,7 @@ class Recorder(TorchDispatchMode):
         self._closed = False
         self._unplaced: list[int] = []
         self._parameter_layer = GLOBAL
+        self._views = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -253,11 +265,19 @@ class Recorder(TorchDispatchMode):
         self.write_kernel("elementwise", tensors[0].dtype, 1, 0, sum(map(moved, tensors)))
 
     def write_kernel(
-        self, kind: str, dtype: torch.dtype, number: int, flops: int, num_bytes: int
+        self,
+        kind: str,
+        dtype: torch.dtype,
+        number: int,
+        flops: int,
+        num_bytes: int,
+        dims: tuple[int, ...] = (0, 0, 0, 0),
     ) -> None:
         """Write down `number` launches that compute and move this much together."""
         if not self.time_it:
             return
+        # autograd's engine runs without gradients, a checkpoint's recomputation inside it with
+        recomputes = self.phase == "backward" and torch.is_grad_enabled()
         self.trace.kernels.append(
             Kernel(
                 phase=PHASES.index(self.phase),
@@ -267,8 +287,12 @@ class Recorder(TorchDispatchMode):
                 num_launches=number,
                 flops=flops,
                 num_bytes=num_bytes,
+                by_python=self.phase == "forward" or recomputes,
+                num_views=self._views,
+                dims=dims,
             )
         )
+        self._views = 0
 
     @contextmanager
     def sized(self, name: str, params: tuple[int, ...]) -> Iterator[None]:
@@ -459,20 +483,22 @@ class Recorder(TorchDispatchMode):
             return
         if not outputs and self.skip_scalars and all(t.numel() == 1 for t in written):
             return  # step counters on the host
-        flops = num_bytes = 0
+        if kind == "view":
+            self._views += is_view(func)
+            return
         number = len(args[0]) if args and isinstance(args[0], (list, tuple)) else 1
-        if not outputs and self.capability is not None:
-            number = launches.multi_tensor(func, args)
-        if kind != "view":
-            num_bytes = sum(moved(t) for t in inputs) + sum(moved(t) for t in written)
-            if kind == "gather":  # reads the rows it returns, not the whole table
-                num_bytes = 2 * sum(moved(t) for t in outputs)
-            formula = flop_registry.get(func._overloadpacket)
-            if formula is not None:
-                flops = int(formula(*args, **kwargs, out_val=result))
-                if kind == "attention" and is_causal(func, args, kwargs):
-                    flops //= 2
-        self.write_kernel(kind, written[0].dtype, number, flops, num_bytes)
+        if self.capability is not None:
+            number = launches.on_cuda(func, args, by_list=not outputs)
+        num_bytes = sum(moved(t) for t in inputs) + sum(moved(t) for t in written)
+        if kind == "gather":  # reads the rows it returns, not the whole table
+            num_bytes = 2 * sum(moved(t) for t in outputs)
+        flops, formula = 0, flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            flops = int(formula(*args, **kwargs, out_val=result))
+            if kind == "attention" and is_causal(func, args, kwargs):
+                flops //= 2
+        dims = dims_of(func, kind, args)
+        self.write_kernel(kind, written[0].dtype, number, flops, num_bytes, dims)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -65,3 +65,26 @@ def test_what_cannot_be_traced_is_unknown_with_the_reason(worker):
     assert found["verdict"] == "unknown"
     assert found["allocated_bytes"] is None
     assert any(reason in text for text in found["assumptions"])
+
+
+def test_the_step_that_is_timed_is_the_one_whose_memory_is_told(worker):
+    config = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 128}
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 256}
+    plan = {"per_device_train_batch_size": 4, "max_length": 2048, "dtype": "float16"}
+    plan |= {"bf16": False, "fp16": False, "attn_implementation": "sdpa"}
+    plain, expanded = (
+        answer(
+            {
+                "model": {"config": config | {"vocab_size": 256}},
+                "plan": plan,
+                "machine": {"accelerator": "Tesla T4"},
+                "loop": {"kind": "script", "expand_kv": expand},
+            },
+            worker=worker,
+        )
+        for expand in (False, True)
+    )
+    # grouped heads make all scores on a T4, repeated ones a fused kernel
+    assert expanded["allocated_bytes"] < plain["allocated_bytes"]
+    assert expanded["step_seconds"] < 0.7 * plain["step_seconds"]
+    assert any("Time: limited by" in said for said in expanded["assumptions"])

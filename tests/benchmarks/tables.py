@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FIGURES = ("allocated_bytes", "reserved_bytes", "process_bytes", "step_seconds")
+FIGURES = ("allocated_bytes", "reserved_bytes", "process_bytes")
+TIME = "step_seconds"
 OURS = "advisor"
-START, END = "<!-- bench: start -->", "<!-- bench: end -->"
+MARKERS = "<!-- bench: start -->", "<!-- bench: end -->"
+TIME_MARKERS = "<!-- times: start -->", "<!-- times: end -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,9 @@ def method_of(plan: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def p95(sizes: Sequence[float]) -> float:
-    """The 95th percentile of sorted numbers: the smallest that 95 % do not exceed."""
-    return sizes[max(-(-95 * len(sizes) // 100) - 1, 0)]
+def percentile(sizes: Sequence[float], percent: int) -> float:
+    """A percentile of sorted numbers: the smallest that so many percent do not exceed."""
+    return sizes[max(-(-percent * len(sizes) // 100) - 1, 0)]
 
 
 def measure(rows: Sequence[Row], estimator: str, figure: str) -> Errors:
@@ -117,7 +119,7 @@ def table(rows: Sequence[Row], others: Sequence[str]) -> str:
             ours = measure(group, OURS, figure)
             if ours.asked:
                 beside = [_beside(measure(group, other, figure)) for other in others]
-                name = figure.removesuffix("_bytes").replace("_seconds", " time")
+                name = figure.removesuffix("_bytes")
                 lines.append(_line([source, method, name, *_ours(ours), *beside]))
         right, answered, asked = verdicts(group, OURS)
         if asked:
@@ -128,17 +130,38 @@ def table(rows: Sequence[Row], others: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def splice(text: str, new: str) -> str:
+def times(rows: Sequence[Row]) -> str:
+    """One Markdown table of our step times, by source and method, and over all rows."""
+    rows = [row for row in rows if row.measured.get(TIME) is not None]
+    head = ["measured", "method", "answered", "median", "p90", "worst", "in range", "its width"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    keys = dict.fromkeys((row.source, row.method) for row in rows)
+    groups = {key: [r for r in rows if (r.source, r.method) == key] for key in keys}
+    for (source, method), group in {**groups, ("all", ""): rows}.items():
+        found = measure(group, OURS, TIME)
+        cells = [source, method, f"{len(found.errors)} of {found.asked}"]
+        if found.errors:
+            size = found.size()
+            cells += [f"**{statistics.median(size):.1f} %**", f"{percentile(size, 90):.1f} %"]
+            cells += [f"{max(found.errors, key=abs):+.1f} %"]
+            cells += [f"{found.held} of {len(found.widths)}"]
+            cells += [f"{statistics.median(found.widths):.0f} %"]
+        lines.append(_line([*cells, *[""] * (len(head) - len(cells))]))
+    return "\n".join(lines)
+
+
+def splice(text: str, new: str, markers: tuple[str, str] = MARKERS) -> str:
     """`text` with what stands between the two markers replaced.
 
     Raises:
         ValueError: a marker is missing.
     """
-    if START not in text or END not in text:
-        raise ValueError(f"The file needs the lines {START} and {END}; add them.")
-    before, rest = text.split(START, 1)
-    _, after = rest.split(END, 1)
-    return f"{before}{START}\n{new}\n{END}{after}"
+    start, end = markers
+    if start not in text or end not in text:
+        raise ValueError(f"The file needs the lines {start} and {end}; add them.")
+    before, rest = text.split(start, 1)
+    _, after = rest.split(end, 1)
+    return f"{before}{start}\n{new}\n{end}{after}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -150,7 +173,7 @@ def _ours(found: Errors) -> list[str]:
     if not found.errors:
         return [answered, "", "", "", "", "", ""]
     size = found.size()
-    cells = [answered, f"**{statistics.median(size):.2f} %**", f"{p95(size):.2f} %"]
+    cells = [answered, f"**{statistics.median(size):.2f} %**", f"{percentile(size, 95):.2f} %"]
     cells += [_worst(found.errors, min), _worst(found.errors, max)]
     if not found.widths:
         return [*cells, "", ""]

@@ -22,8 +22,21 @@ def test_errors_are_signed_percent_of_the_measurement_and_null_is_left_out():
 
 
 def test_p95_of_twenty_is_the_nineteenth_and_of_one_the_only():
-    assert tables.p95(range(1, 21)) == 19
-    assert tables.p95([7.0]) == 7.0
+    assert tables.percentile(range(1, 21), 95) == 19
+    assert tables.percentile([7.0], 95) == 7.0
+
+
+def test_times_are_a_table_of_their_own_with_a_line_over_all_rows():
+    ours = Answer(values={tables.TIME: 11.0}, intervals={tables.TIME: (9, 12)})
+    rows = [
+        Row(source="a", method="full", measured={tables.TIME: want}, answers={"advisor": ours})
+        for want in (10.0, 20.0)
+    ]
+    lines = tables.times([*rows, _row(1, 1)]).splitlines()
+    assert len(lines) == 4
+    assert lines[2] == "| a | full | 2 of 2 | **27.5 %** | 45.0 % | -45.0 % | 1 of 2 | 27 % |"
+    assert lines[3].startswith("| all |  | 2 of 2 |")
+    assert "time" not in tables.table(rows, [])
 
 
 def test_tight_counts_as_fits_and_unknown_as_not_answered():
@@ -62,7 +75,7 @@ def test_one_line_for_each_figure_and_one_for_verdicts():
 
 
 def test_splice_replaces_only_what_is_between_the_markers():
-    text = f"a\n{tables.START}\nold\n{tables.END}\nb\n"
-    assert tables.splice(text, "new") == f"a\n{tables.START}\nnew\n{tables.END}\nb\n"
+    text = f"a\n{tables.MARKERS[0]}\nold\n{tables.MARKERS[1]}\nb\n"
+    assert tables.splice(text, "new") == f"a\n{tables.MARKERS[0]}\nnew\n{tables.MARKERS[1]}\nb\n"
     with pytest.raises(ValueError, match="needs the lines"):
         tables.splice("no markers", "new")

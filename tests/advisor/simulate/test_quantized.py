@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from advisor.errors import SimulationError
 from advisor.plan import LoraSettings, Quantization
 from advisor.simulate import quantized, replay
-from advisor.simulate.profile import EMPTY_CACHE, Profile, Structure, canonical_config
+from advisor.simulate.profile import EMPTY_CACHE, KINDS, Profile, Structure, canonical_config
 from advisor.simulate.trace import MARK, Recorder
 
 NF4 = Quantization(load_in_4bit=True, bnb_4bit_compute_dtype="float16")
@@ -94,6 +94,24 @@ def structure(settings, **values):
         compute_capability=(7, 5),
         **values,
     )
+
+
+def test_a_float32_input_is_computed_in_the_dtype_that_was_asked_for():
+    recorder = Recorder((7, 5))
+    linear = layer(NF4)
+    with FakeTensorMode(), torch.device("cpu"):
+        linear.weight = linear.quantise(recorder)
+        x = torch.empty(4, 8, COLUMNS, requires_grad=True)
+        with recorder.in_phase("forward"):
+            recorder.time_it = True
+            y = linear(x)
+    assert y.dtype == torch.float32
+    kernels = {KINDS[k.kind]: k for k in recorder.trace.kernels}
+    assert kernels["matmul"].half
+    assert kernels["matmul"].dims == (1, 4 * 8, ROWS, COLUMNS)
+    scales = ROWS * COLUMNS // 64 * 4
+    moved = ROWS * COLUMNS // 2 + scales + 2 * ROWS * COLUMNS
+    assert kernels["dequantise"].num_bytes == moved
 
 
 def test_gpt2_is_quantised_but_for_its_output_layer():

@@ -1,0 +1,123 @@
+"""The time model: tiles, queue, order of layers and what a card's sheet says of it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from advisor.device_time import matmul_seconds
+from advisor.hardware.catalogue import machine_from_name
+from advisor.rates import MIB, gpu_rates
+from advisor.simulate.profile import KINDS, Kernels, Profile
+from advisor.speed import ends, step_cost
+
+
+def test_a_large_matmul_runs_at_its_rate_and_a_small_one_takes_a_whole_wave():
+    large = np.array([[1, 8192, 8192, 8192]])
+    rate = np.array([1e14])
+    at_rate = 2 * 8192**3 / 1e14
+    assert at_rate < matmul_seconds(large, rate, 108)[0] < 1.1 * at_rate
+    one_tile, few_tiles = (
+        matmul_seconds(np.array([[1, rows, 128, 256]]), rate, 108)[0] for rows in (1, 64)
+    )
+    assert one_tile == few_tiles > 20 * 2 * 128 * 256 / 1e14
+    one_more = np.array([[1, 128 * 108, 128, 4096], [1, 128 * 108 + 1, 128, 4096]])
+    full, over = matmul_seconds(one_more, np.repeat(rate, 2), 108)
+    assert full < over
+
+
+def test_the_queue_is_the_loop_it_stands_for():
+    random = np.random.default_rng(0)
+    device, host = random.exponential(1, 200), random.exponential(1, 200)
+    launched = done = 0.0
+    for i, end in enumerate(ends(device, host)):
+        launched += host[i]
+        done = max(done, launched) + device[i]
+        assert end == pytest.approx(done)
+
+
+def profile(**columns):
+    """One forward kernel in each of four layers and one of the optimizer; layer 1 repeats."""
+    zeros = np.zeros((5, 6))
+    standard = {
+        "phase": np.array([0, 0, 0, 0, 2], dtype=np.int8),
+        "kind": np.full(5, KINDS.index("elementwise"), dtype=np.int8),
+        "half": np.ones(5, dtype=bool),
+        "repeated": np.array([0, 1, 0, 0, 0], dtype=bool),
+        "num_launches": np.ones(5, dtype=np.int64),
+        "num_views": np.zeros(5, dtype=np.int64),
+        "by_python": np.array([1, 1, 1, 1, 0], dtype=bool),
+        "flops": zeros,
+        "num_bytes": zeros,
+        "per_layer": np.zeros((5, 3)),
+        "shaped": np.zeros(0, dtype=np.int32),
+        "dims": np.zeros((0, 4, 6)),
+        "num_trained": np.array([8, 2]),
+    }
+    nothing = np.zeros(0)
+    return Profile(
+        traced_depth=4,
+        replicated=True,
+        coefficients=nothing,
+        slope=nothing,
+        categories=nothing,
+        streams=nothing,
+        rules={},
+        segments=[],
+        kernels=Kernels(**(standard | columns)),
+    )
+
+
+A100 = gpu_rates(machine_from_name("NVIDIA A100-SXM4-80GB").gpus[0])
+
+
+def test_tiny_kernels_wait_for_the_host_layer_by_layer():
+    shallow, deep = (step_cost(profile(), A100, 1, 1, depth) for depth in (4, 12))
+    assert shallow.regime == deep.regime == "launch"
+    launch = A100.host_seconds["forward"]
+    assert shallow.forward == pytest.approx(4 * launch, rel=0.3)
+    assert deep.forward - shallow.forward == pytest.approx(8 * launch)
+    of_tensors = A100.host_seconds["tensor"]
+    assert deep.optimizer - shallow.optimizer == pytest.approx(16 * of_tensors, rel=0.01)
+
+
+def test_the_class_of_a_kernel_decides_its_bandwidth_and_the_regime():
+    big = np.zeros((5, 6))
+    big[:, 0] = 1e10
+    seconds = {}
+    for kind in ("elementwise", "reduce", "copy", "dequantise"):
+        rows = np.full(5, KINDS.index(kind), dtype=np.int8)
+        cost = step_cost(profile(num_bytes=big, kind=rows), A100, 1, 1, 4)
+        assert cost.regime == "bandwidth"
+        seconds[kind] = cost.forward
+    assert list(seconds.values()) == sorted(seconds.values())
+    assert seconds["dequantise"] > 1.8 * seconds["elementwise"]
+    cost = step_cost(profile(flops=1e4 * big), A100, 1, 1, 4)
+    assert cost.regime == "compute"
+    assert (
+        cost.optimizer < cost.forward == pytest.approx(4e14 / A100.flops_per_second_half, rel=0.1)
+    )
+
+
+def test_what_fits_in_half_the_cache_moves_twice_as_fast():
+    moved = np.zeros((5, 6))
+    moved[:, 0] = 19 * MIB
+    free = dict.fromkeys(A100.host_seconds, 0.0)
+    cached, streamed = (
+        step_cost(profile(num_bytes=moved), rates, 1, 1, 4).forward - 4 * A100.seconds_per_kernel
+        for rates in (
+            dataclasses.replace(A100, host_seconds=free),
+            dataclasses.replace(A100, host_seconds=free, cache_bytes=0),
+        )
+    )
+    assert streamed == pytest.approx(2 * cached)
+
+
+@pytest.mark.parametrize(
+    ("name", "processors"),
+    [("NVIDIA A100-SXM4-80GB", 108), ("Tesla T4", 40), ("L40S", 142), ("H100-SXM5-80GB", 132),
+     ("RTX A6000", 84), ("Tesla V100-SXM2-16GB", 80)],
+)  # fmt: skip
+def test_multiprocessors_follow_from_the_sheet(name, processors):
+    found = gpu_rates(machine_from_name(name).gpus[0]).processors
+    assert found == pytest.approx(processors, rel=0.05)
