@@ -109,7 +109,8 @@ def _diamonds(fig: go.Figure, evals: Series, fmt: str, lang: str) -> None:
         hovertemplate=f"%{{y:{fmt}}}",
     )
     if not math.isnan(evals.values[-1]):
-        note(fig, evals.steps[-1], evals.values[-1], name, BLUE, yanchor="bottom", yshift=5)
+        x, y = evals.steps[-1], evals.values[-1]
+        note(fig, x, y, name, BLUE, xanchor="right", xshift=4, yanchor="bottom", yshift=5)
 
 
 def _mark_bad(fig: go.Figure, series: Series, lang: str) -> None:
