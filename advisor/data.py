@@ -86,13 +86,23 @@ class DataDescription:
             below = upto
         return total
 
-    def batch_lengths(self, batch_size: int, max_length: int, num_batches: int) -> list[int]:
-        """Tokens of the longest row, cut, in each of so many random batches; always the same."""
+    def batch_lengths(
+        self, batch_size: int, max_length: int, num_batches: int, *, grouped: bool = False
+    ) -> list[int]:
+        """Tokens of the longest row, cut, in each of so many batches; always the same.
+
+        Random batches; `grouped`: spread over a mega-batch as LengthGroupedSampler sorts it, which
+        starts with the longest row (transformers 5.23, `get_length_grouped_indices`).
+        """
         draw = random.Random(_SAMPLE_SEED)  # noqa: S311
-        return [
-            min(max(draw.choices(self.lengths, k=batch_size)), max_length)
-            for _ in range(num_batches)
-        ]
+        most = max(min(self.num_rows // (4 * batch_size), _MEGA_BATCHES), 1)
+        num_drawn = most if grouped else num_batches
+        rows = draw.choices(self.lengths, k=batch_size * num_drawn)
+        if grouped:
+            rows.sort(reverse=True)
+        longest = [max(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+        every = len(longest) / num_batches
+        return [min(longest[int(i * every)], max_length) for i in range(num_batches)]
 
     def padding_share(self, batch_size: int, max_length: int) -> float:
         """Share of padded positions in random batches, 0..1."""
@@ -130,6 +140,8 @@ class DataDescription:
 _SAMPLE_ROWS = 20_000
 _SAMPLE_BYTES = 40_000_000
 _SAMPLE_SEED = 42
+_MEGA_BATCHES = 50
+"""Batches that LengthGroupedSampler sorts together, at most: a quarter of the rows."""
 _NUM_LONGEST = 3
 """Longest rows by bytes that are counted beside a sample: the longest by tokens is among them."""
 _MAX_LENGTHS = 20_000

@@ -95,8 +95,8 @@ class Estimator:
         lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
         if lengths:
             assumptions.append(
-                f"{len(lengths)} batches of rows drawn at random follow the steady step: the cache "
-                "they leave is simulated, never measured."
+                f"{len(lengths)} batches of drawn rows follow the steady step: the cache they "
+                "leave is simulated, never measured."
             )
         assumptions += data_parallel.assumptions(plan)
         asked = Asked(
@@ -293,7 +293,8 @@ class Estimator:
         if rows is None or plan.padding_free or not find_task(plan.task).counts_tokens:
             return []
         batch = plan.per_device_train_batch_size
-        drawn = rows.batch_lengths(batch, plan.max_length, _MIXED_STEPS)
+        grouped = plan.train_sampling_strategy == "group_by_length"
+        drawn = rows.batch_lengths(batch, plan.max_length, _MIXED_STEPS, grouped=grouped)
         lengths = [_padded(length, plan) for length in drawn]
         return [*lengths, longest] if set(lengths) - {longest} else []
 

@@ -285,6 +285,14 @@ def test_random_batches_are_the_same_each_time_and_longer_the_more_rows(model):
         assert abs(sum(found) / 400 - expected) < 0.1 * expected
 
 
+def test_grouped_batches_fall_from_the_longest_and_hold_rows_of_a_length(model):
+    described = describe_data("demo", model=model, task="causal-lm")
+    grouped = described.batch_lengths(8, 10_000, 12, grouped=True)
+    assert grouped == sorted(grouped, reverse=True)
+    assert len(set(grouped)) > 8
+    assert sum(grouped) < 0.8 * sum(described.batch_lengths(8, 10_000, 12))
+
+
 def test_without_a_tokenizer_lengths_are_bytes_and_marked(tmp_path, bare_model):
     path = write_rows(tmp_path / "a.jsonl", ["a" * 8, "a" * 9, "é" * 6])
     found = describe_data(path, model=bare_model, task="causal-lm")
