@@ -14,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
+    _BypassDispatchCache,
     _CacheKeyState,
     _DispatchCacheKey,
     _DispatchCacheValidEntry,
@@ -34,6 +35,15 @@ _PLAIN = frozenset(
     }
 )
 """Types of arguments that are what they are; 1 and 1.0 differ by theirs."""
+_EFFICIENT_BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
+
+
+def _has_wider_storage(func: Any, args: Any) -> bool:
+    """Whether a result lies in a wider storage: what is remembered is as wide as the result.
+
+    The gradient of an attention bias is padded to 16 columns (Swin's, of 49).
+    """
+    return func is _EFFICIENT_BACKWARD and len(args) > 10 and bool(args[10][3])  # grad_input_mask
 
 
 class QuickFakeMode(FakeTensorMode):
@@ -61,12 +71,16 @@ class QuickFakeMode(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _cache_key(self, state: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        if _has_wider_storage(func, args):
+            raise _BypassDispatchCache("wider storage")
         short = self._short_key(func, args, kwargs)
         return super()._cache_key(state, func, args, kwargs) if short is None else short
 
     def _short_key(self, func: Any, args: Any, kwargs: Any) -> _DispatchCacheKey | None:
         """None: something in the arguments is not plain."""
         if self.shape_env is not None or torch.is_inference_mode_enabled():
+            return None
+        if _has_wider_storage(func, args):
             return None
         parts: list[Any] = [QuickFakeMode, func, torch.get_default_dtype(), len(args), *kwargs]
         is_plain = self._describe(parts, args) and self._describe(parts, kwargs.values())
