@@ -7,13 +7,12 @@ depends on its kind. Shares and fills: see rates.py.
 
 import numpy as np
 
-from advisor.rates import Rates
+from advisor.rates import STREAMING, Rates
 from advisor.simulate.profile import BASIS, KINDS, PHASES, Kernels
 
-_STREAMING = 0.777
-"""Share of the sheet's bandwidth that a streaming kernel reaches."""
 _OF_STREAMING = {"reduce": 0.83, "copy": 0.633, "gather": 0.633, "dequantise": 0.54}
-_BANDWIDTH = _STREAMING * np.array([_OF_STREAMING.get(kind, 1.0) for kind in KINDS])
+"""Shares of that again, by kind."""
+_BANDWIDTH = STREAMING * np.array([_OF_STREAMING.get(kind, 1.0) for kind in KINDS])
 _CACHE_GAIN = 2.0
 """How much faster operands move that half the cache holds."""
 _TILES = (

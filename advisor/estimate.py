@@ -5,7 +5,6 @@ Keeps measurements in the cache directory.
 
 import dataclasses
 import itertools
-import json
 import math
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.home import cache_dir
+from advisor.measurements import measured
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
@@ -31,12 +30,9 @@ from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, struc
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import LIMITS, StepCost, TimeEstimate, step_cost
 from advisor.tasks import find_task
-from advisor.versions import installed
 
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
-_MEASUREMENT = 2
-"""Raised whenever calibrate.py measures another way, so that old files are made again."""
 _MIXED_STEPS = 12
 """Steps of random batches after the steady one, before the longest comes once more."""
 
@@ -313,11 +309,11 @@ class Estimator:
 
     @cached_property
     def _baseline(self) -> int:
-        return _measured("baseline", self._worker, self._on_progress)
+        return measured("baseline", self._worker, self._on_progress)
 
     @cached_property
     def _cpu(self) -> dict[str, Any]:
-        return _measured("calibrate", self._worker, self._on_progress)
+        return measured("calibrate", self._worker, self._on_progress)
 
     def _rates(self, plan: TrainingPlan) -> Rates | None:
         gpu = self._gpu(plan)
@@ -398,22 +394,6 @@ def _thin(total: Any, points: int) -> np.ndarray:
     for a, b in itertools.pairwise(edges):
         keep.add(a + int(np.argmax(total[a:b])))
     return np.array(sorted(keep))
-
-
-def _measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
-    """A measurement of this machine: from the cache, else made now.
-
-    Keyed by the library versions and by how it is measured.
-    """
-    versions = "-".join(installed(p) or "" for p in ("torch", "transformers"))
-    path = cache_dir() / f"{method}-{_MEASUREMENT}-{versions.replace('+', '_')}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    value = worker.call(method, {}, on_progress=on_progress)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
-    return value
 
 
 def _padded(length: int, plan: TrainingPlan) -> int:

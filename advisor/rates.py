@@ -8,8 +8,10 @@ guesses were the priors; tile efficiencies and the fills of a kernel were not fi
 from dataclasses import dataclass
 
 from advisor.hardware.machine import Gpu
+from advisor.units import MIB
 
-MIB = 2**20
+STREAMING = 0.777
+"""Share of a data sheet's bandwidth that a streaming kernel reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def cpu_rates(
     return Rates(
         flops_per_second_half=half,
         flops_per_second_single=single,
-        bytes_per_second=bytes_per_second / 0.777,  # measured on the streaming kind itself
+        bytes_per_second=bytes_per_second / STREAMING,  # measured on that kind itself
         attention_forward=(0.6 * half, 0.6 * single),
         attention_backward=(0.5 * half, 0.5 * single),
         seconds_per_kernel=0.0,

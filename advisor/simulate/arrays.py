@@ -85,8 +85,7 @@ class ArrayAllocator:
         streams: np.ndarray,
         ends: np.ndarray,
         empties: np.ndarray,
-        blocks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Run events, stretch by stretch.
 
         Args:
@@ -97,20 +96,17 @@ class ArrayAllocator:
             ends: int64 per stretch: the number of events up to its end; what follows the last
                 is not run.
             empties: bool per stretch: the cache is returned at its end.
-            blocks: what an earlier run of the same slots returned, to go on with what lives; it is
-                written to.
 
         Returns:
             int64 (stretches, 2): peak allocated inside each and peak reserved up to its end, bytes;
-            int64 per slot: the block its birth took in this run, bytes; `blocks` for a later run.
+            int64 per slot: the block its birth took, bytes.
 
         Raises:
             OutOfMemoryError: the capacity is exceeded.
         """
         num_streams = int(streams.max(initial=0)) + 1
         self._state = _with_room(self._state, 2 * len(sizes), num_streams)
-        if blocks is None:
-            blocks = np.full(len(sizes), NONE, dtype=np.int32)
+        blocks = np.full(len(sizes), NONE, dtype=np.int32)
         block_sizes = np.zeros(len(sizes), dtype=np.int64)
         peaks = np.zeros((len(ends), 2), dtype=np.int64)
         given = (  # of other types or layouts it would be compiled once more
@@ -123,7 +119,7 @@ class ArrayAllocator:
                 f"{counters[REFUSED]} bytes more than {counters[RESERVED]} reserved exceed "
                 f"{counters[CAPACITY]}"
             )
-        return peaks, block_sizes, blocks
+        return peaks, block_sizes
 
     @property
     def allocated(self) -> int:

@@ -137,7 +137,7 @@ def on_cuda(
     allocator = ArrayAllocator(capacity_bytes, expandable=expandable)
     labels = [label for _, label in program.marks]
     empties = [label == EMPTY_CACHE and loading.empties_cache for label in labels]
-    levels, block_sizes, _ = allocator.run(
+    levels, block_sizes = allocator.run(
         program.events,
         slot_sizes,
         program.streams,

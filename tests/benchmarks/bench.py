@@ -94,15 +94,7 @@ def answered(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tab
             found[tables.OURS] = _by_advisor(row, worker)
     finally:
         worker.close()
-    return [
-        tables.Row(
-            source=source,
-            method=tables.method_of(row["plan"]),
-            measured=row["measured"],
-            answers=found,
-        )
-        for source, row, found in zip(sources, rows, answers, strict=True)
-    ]
+    return _table_rows(rows, sources, answers)
 
 
 def timed(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tables.Row]:
@@ -112,6 +104,12 @@ def timed(rows: Sequence[dict[str, Any]], sources: Sequence[str]) -> list[tables
         answers = [{tables.OURS: _by_advisor(row, worker)} for row in rows]
     finally:
         worker.close()
+    return _table_rows(rows, sources, answers)
+
+
+def _table_rows(
+    rows: Sequence[dict[str, Any]], sources: Sequence[str], answers: Sequence[dict[str, Answer]]
+) -> list[tables.Row]:
     return [
         tables.Row(
             source=source,
