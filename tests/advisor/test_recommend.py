@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 
 import pytest
 
@@ -154,8 +155,11 @@ def test_worker_is_started_again_after_it_died(advisor, answer):
     assert advisor._worker._process is not dead
 
 
-def test_worker_that_does_not_answer_is_ended_and_said_so(advisor):
+def test_worker_that_does_not_answer_is_ended_and_said_so(advisor, answer):
+    silent = advisor._worker._process
+    silent.send_signal(signal.SIGSTOP)
     with pytest.raises(WorkerError, match="No answer to describe_model within"):
         advisor._worker.call(
-            "describe_model", {"path": "demo", "task": "causal-lm"}, timeout_seconds=0.001
+            "describe_model", {"path": "demo", "task": "causal-lm"}, timeout_seconds=0.1
         )
+    assert silent.wait(timeout=10) == -signal.SIGKILL
