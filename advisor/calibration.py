@@ -149,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
     """A JSON object; one that is absent or damaged teaches nothing."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

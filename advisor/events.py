@@ -69,7 +69,7 @@ def read(path: Path, offset: int = 0) -> Batch:
     for raw in chunk[:end].splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             bad += 1
             continue
         if not isinstance(line, dict) or not isinstance(line.get("event"), str):

@@ -18,7 +18,7 @@ def home() -> Path:
         else Path(platformdirs.user_data_dir("training-advisor"))
     )
     path = path.absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
@@ -30,7 +30,7 @@ def cache_dir() -> Path:
 
 
 def runs_dir() -> Path:
-    """Run directories."""
+    """Run directories, for their owner alone: arguments, texts in logs, weights."""
     path = home() / "runs"
-    path.mkdir(exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     return path

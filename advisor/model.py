@@ -161,6 +161,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise InputError(
             "model.not_json", path=file, line=error.lineno, reason=error.msg, field="model"
         ) from error
+    except RecursionError as error:
+        raise InputError("model.too_deep", path=file, field="model") from error
     if not isinstance(content, dict):
         raise InputError("model.no_object", path=file, kind=type(content).__name__, field="model")
     return content

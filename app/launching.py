@@ -22,6 +22,7 @@ PLAN_PAGE, RUN_PAGE = "views/plan.py", "views/run.py"
 def start_dialog(recommendation: Recommendation) -> None:
     """Ask before a run is started: the numbers, the command, what is held."""
     lang = state.language()
+    state.allow_start()
     st.dialog(t("start.title", lang), icon=":material/play_arrow:", width="medium")(_start_body)(
         recommendation
     )
@@ -75,9 +76,12 @@ def run_slug(recommendation: Recommendation) -> str:
 def start_run(recommendation: Recommendation) -> None:
     """Create the run directory and start its process; a button's callback.
 
-    Ends on Run, or back on Plan with the sentence of what went wrong.
+    Ends on Run, or back on Plan with the sentence of what went wrong. A click that comes twice
+    starts one run.
     """
     lang = state.language()
+    if not state.take_start():
+        return
     if not may_launch():
         state.leave_notice(t("start.not_loopback", lang))
         return

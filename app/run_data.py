@@ -77,9 +77,11 @@ class RunData:
     def update(self) -> "RunData":
         """Read what was written since the last call."""
         with self._lock:
+            if not self.path.is_file() or self.path.is_symlink():  # gone, or none of ours
+                return self
             try:
                 shrunk = self.path.stat().st_size < self._offset
-            except FileNotFoundError:
+            except OSError:
                 return self
             if shrunk:
                 self._reset()
@@ -99,7 +101,7 @@ class RunData:
                 self.active_seconds += max(time - self.last_time, 0.0)
             self.last_time = float(time)
             if kind == "start":
-                self._session_start = (step, float(time))
+                self._session_start = (step, self.active_seconds)
         self.step = max(self.step, step)
         bad = event.get("nonfinite") or ()
         if kind == "log":
@@ -132,10 +134,11 @@ class RunData:
 
     def seconds_per_step(self) -> float | None:
         """Measured in the running session, from its start to its last event."""
-        if self._session_start is None or self.last_time is None:
+        if self._session_start is None:
             return None
-        step, time = self._session_start
-        return (self.last_time - time) / (self.step - step) if self.step > step else None
+        step, seconds = self._session_start
+        spent = self.active_seconds - seconds  # never negative, also when the clock was set back
+        return spent / (self.step - step) if self.step > step else None
 
 
 def smoothing_span(num_values: int) -> int:

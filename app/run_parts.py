@@ -50,9 +50,15 @@ def progress(run: Run) -> None:
 def cause(run: Run) -> None:
     """Why a run failed: the first thing to read on its page."""
     lang = state.language()
-    sentence = run.status.error or t("run.cause.unknown", lang)
+    sentence = run_texts.cause(run, lang)
     with st.container(border=True, gap="xsmall"):
         st.markdown(f":red[:material/error: **{t('run.cause', lang)}**]  \n{escape(sentence)}")
+
+
+def next_action(run: Run) -> None:
+    """What a resume would do."""
+    if sentence := run_texts.next_action(run, state.language()):
+        st.caption(escape(sentence))
 
 
 def notices(run: Run) -> None:

@@ -1,6 +1,5 @@
 """Runs as the pages need them, rebuilt from their directories; sessions share the event readers."""
 
-import json
 from pathlib import Path
 
 import streamlit as st
@@ -19,7 +18,7 @@ def find(name: str) -> Run | None:
     directory = runs_dir() / name
     if name in ("", ".", "..") or Path(name).name != name:
         return None
-    if not (directory / record.RECORD).is_file():
+    if not runs.is_run(directory):
         return None
     return _run(runs.read_status(directory))
 
@@ -47,9 +46,11 @@ def _reader(directory: str) -> RunData:
 
 def _plan(directory: Path) -> Recommendation | None:
     path = directory / record.PLAN
+    if not record.is_own_file(path):
+        return None
     try:
         return _read_plan(str(path), path.stat().st_mtime_ns)
-    except FileNotFoundError:
+    except OSError:
         return None
 
 
@@ -57,7 +58,7 @@ def _plan(directory: Path) -> Recommendation | None:
 def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:  # noqa: ARG001 (the cache's key)
     """What was predicted; None where nothing was, or another version wrote it."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = record.read_object(Path(path))
         return None if content is None else Recommendation.from_dict(content)
-    except (ValueError, InputError):
+    except InputError:
         return None

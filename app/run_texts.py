@@ -7,12 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from advisor.errors import AdvisorError
 from advisor.recommendation import Recommendation
 from app.run_data import RunData
 from app.texts import DOT, device_name, t
-from trainer.runs import ACTIVE, RunStatus, State
+from trainer import record, runs
+from trainer.runs import ACTIVE, RESUMABLE, RunStatus, State
 
-RESUMABLE = frozenset({"stopped", "failed", "lost"})
 ON_TIME_SHARE = 0.02
 """A deviation below this share of the planned time reads "as planned"."""
 LOG_BYTES = 32_768
@@ -131,6 +132,29 @@ def facts(run: Run, lang: str, now: float) -> str:
     return DOT.join(parts) or t("run.no_events", lang)
 
 
+def cause(run: Run, lang: str) -> str:
+    """Why a run failed or is lost; what a library said stays as it is."""
+    fault = run.status.fault
+    if fault is not None:
+        return AdvisorError.decode(fault).sentence(lang)
+    return run.status.error or t("run.cause.unknown", lang)
+
+
+def next_action(run: Run, lang: str) -> str | None:
+    """What a resume would do, or why there is none; None while it runs or when it is done."""
+    if run.state not in RESUMABLE:
+        return None
+    step = runs.resume_step(run.status.run_dir)
+    if step is None:
+        return t("run.resume.not", lang)
+    return t("run.resume.step", lang, step=step) if step else t("run.resume.start", lang)
+
+
+def can_resume(run: Run) -> bool:
+    """Whether there is something to go on with."""
+    return runs.resume_step(run.status.run_dir) is not None
+
+
 def what(run: Run) -> str:
     """Model and method in a few words."""
     if run.recommendation is None or run.recommendation.plan is None:
@@ -161,13 +185,15 @@ def clock(seconds: float, timezone: str | None) -> str:
 
 def log_tail(path: Path, num_lines: int = 40) -> str:
     """The last lines of output.log as a terminal would leave them; "" where there is none."""
+    if not record.is_own_file(path):
+        return ""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
             size = file.tell()
             file.seek(max(size - LOG_BYTES, 0))
             text = file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
+    except OSError:
         return ""
     # A progress bar rewrites its line with carriage returns: what it wrote last is still there.
     lines = [_CONTROL.sub("", line).rstrip("\r").split("\r")[-1] for line in text.split("\n")]

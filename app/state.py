@@ -162,6 +162,16 @@ def select_run(name: str | None) -> None:
     st.session_state["run"] = name
 
 
+def allow_start() -> None:
+    """One run may be started, from the dialog that opens now."""
+    st.session_state["may_start"] = True
+
+
+def take_start() -> bool:
+    """Whether a run may be started; a second click of a double click finds it taken."""
+    return st.session_state.pop("may_start", False)
+
+
 def notice() -> str | None:
     """A sentence an action left for the page, shown once."""
     return st.session_state.pop("notice", None)

@@ -5,6 +5,7 @@ the user's error, one line on stderr. 1: a failure, with its traceback.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from advisor import own_arguments, training_arguments
 from advisor.arguments import check_arguments, read_json
 from advisor.errors import AdvisorError, InputError
-from trainer import launch, process, record, runs
+from trainer import faults, launch, output, process, record, runs
 from trainer.event_log import EventLog
 from trainer.stopping import Stop, StopNowError
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _complain(error, EXIT_USER_ERROR)
     if _rank() == 0:
-        print(run_dir, flush=True)
+        output.say(str(run_dir))
     code = EXIT_FAILED  # what Python makes of an exception that goes through
     try:
         code = _train(run_dir)
@@ -41,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = EXIT_INTERRUPTED
     finally:
         if owns:
-            launch.release(run_dir, exit_code=code)
+            with contextlib.suppress(InputError):  # deleted or read-only: there is no record
+                launch.release(run_dir, exit_code=code)
+        output.close()
     return code
 
 
 def _complain(error: AdvisorError, code: int) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    output.say("error: " + " ".join(str(error).split()), to_stderr=True)
     return code
 
 
@@ -89,7 +92,10 @@ def _prepare(args: argparse.Namespace) -> Path:
     if (run_dir / record.RECORD).exists():
         _require_same(run_dir, arguments)
     else:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise record.unwritable(run_dir, error) from error
         runs.initialise(run_dir, plan=plan, arguments=arguments)
     return run_dir
 
@@ -159,9 +165,13 @@ def _train(run_dir: Path) -> int:
         return EXIT_DONE
     except BaseException as error:
         text = " ".join(str(error).split())
-        kind = "" if isinstance(error, AdvisorError) else f"{type(error).__name__}: "
-        measured = {"out_of_memory": True} if type(error).__name__ == "OutOfMemoryError" else None
-        _write_end(run_dir, log, reason="failed", error=kind + text, measured=measured)
+        if not isinstance(error, AdvisorError):
+            text = f"{type(error).__name__}: {text}"
+        elif not isinstance(error, InputError):
+            output.say_traceback()  # where it was, for who wants to know more than the sentence
+        fault = error if isinstance(error, AdvisorError) else AdvisorError("runs.said", said=text)
+        measured = {"out_of_memory": True} if faults.ran_out_of_device_memory(error) else None
+        _write_end(run_dir, log, reason="failed", error=text, fault=fault, measured=measured)
         raise
     _write_end(
         run_dir,
@@ -174,7 +184,7 @@ def _train(run_dir: Path) -> int:
     )
     if outcome.error is None:
         return EXIT_DONE
-    print("error:", outcome.error, file=sys.stderr)
+    output.say(f"error: {outcome.error}", to_stderr=True)
     return EXIT_FAILED
 
 
@@ -185,6 +195,7 @@ def _write_end(
     reason: str,
     step: int | None = None,
     error: str | None = None,
+    fault: AdvisorError | None = None,
     measured: Mapping[str, Any] | None = None,
     model_path: str | None = None,
 ) -> None:
@@ -193,16 +204,20 @@ def _write_end(
         return
     if step is None:
         step = runs.read_status(run_dir).step or 0
-    log.write("end", step=step, reason=reason, error=error, model_path=model_path)
+    end = {"reason": reason, "error": error, "model_path": model_path}
+    if not log.write("end", step=step, **end) and record.free_reserve(run_dir):
+        log.write("end", step=step, **end)
     log.close()
     before = (record.read_object(run_dir / record.RECORD) or {}).get("measured") or {}
-    record.update(
-        run_dir,
-        state=reason,
-        step=step,
-        model_path=model_path,
-        measured=_merge(before, measured or {}),
-    )
+    with contextlib.suppress(InputError):  # deleted or read-only: there is no record
+        record.update(
+            run_dir,
+            state=reason,
+            step=step,
+            model_path=model_path,
+            fault=None if fault is None else fault.encode(),
+            measured=_merge(before, measured or {}),
+        )
 
 
 def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

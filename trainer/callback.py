@@ -3,9 +3,7 @@
 # ruff: noqa: ARG002 -- the signatures are TrainerCallback's
 
 import math
-import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ from trainer import record
 from trainer.event_log import EventLog
 from trainer.host_memory import HeapTrimmer
 from trainer.memory_meter import MemoryMeter
+from trainer.output import say
 from trainer.stopping import Stop, StopNowError
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "epoch", "num_input_tokens_seen")
@@ -60,6 +59,7 @@ class RunCallback(TrainerCallback):
         self._warnings = warnings
         self._heap = HeapTrimmer(enabled=meter.is_on_cpu())
         self._stopping = False
+        self._saved_step: int | None = None
         self._warned: set[str] = set()
         self._clock = _StepClock()
         self._first_loss: float | None = None
@@ -81,7 +81,7 @@ class RunCallback(TrainerCallback):
             for code, message in self._warnings:
                 self._warn(state.global_step, code, message)
             record.update(self._run_dir, state="running", num_steps=state.max_steps)
-            _print(f"training: step {state.global_step:,} of {state.max_steps:,}, {args.device}")
+            say(f"training: step {state.global_step:,} of {state.max_steps:,}, {args.device}")
         self._clock.begin(state.global_step, state.num_input_tokens_seen)
         if state.global_step >= state.max_steps:
             raise StopNowError
@@ -161,9 +161,19 @@ class RunCallback(TrainerCallback):
         self._write_memory(step)
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values.get(name, 0.0)):
-                self._warn(step, f"{name}_not_finite", f"{name} is {values[name]} at step {step}.")
-        _print(f"step {step:,}/{state.max_steps:,}  " + _in_words(values))
+                self._warn(step, f"{name}_not_finite", self._not_finite(name, values[name], state))
+        say(f"step {step:,}/{state.max_steps:,}  " + _in_words(values))
         self._clock.mark()
+
+    def _not_finite(self, name: str, value: float, state: TrainerState) -> str:
+        said = f"{name} is {value} at step {state.global_step}"
+        if name != "loss":
+            return f"{said}."
+        saved = f"saved last at step {self._saved_step}" if self._saved_step else "never saved"
+        return (
+            f"{said}: what was learned is most likely lost ({saved}). Stop it, and start again "
+            "with a smaller learning_rate, or with bf16 in place of fp16."
+        )
 
     def on_evaluate(
         self,
@@ -182,13 +192,14 @@ class RunCallback(TrainerCallback):
         if "eval_loss" in values:
             values["eval_perplexity"] = _exp(values["eval_loss"])
         self._log.write("eval", step=state.global_step, **values)
-        _print(f"step {state.global_step:,}/{state.max_steps:,}  " + _in_words(values))
+        say(f"step {state.global_step:,}/{state.max_steps:,}  " + _in_words(values))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
         """Write a checkpoint event; this is where a stopped run ends."""
         seconds = self._clock.pause()
+        self._saved_step = state.global_step
         if state.is_world_process_zero:
             assert args.output_dir is not None
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -196,7 +207,7 @@ class RunCallback(TrainerCallback):
             self._log.write(
                 "checkpoint", step=state.global_step, path=str(path), bytes=size, seconds=seconds
             )
-            _print(f"step {state.global_step:,}/{state.max_steps:,}  saved {path}")
+            say(f"step {state.global_step:,}/{state.max_steps:,}  saved {path}")
         if self._stopping:
             raise StopNowError
 
@@ -209,7 +220,7 @@ class RunCallback(TrainerCallback):
         if code not in self._warned:
             self._warned.add(code)
             self._log.write("warning", step=step, code=code, message=message)
-            _print(f"warning: {message}")
+            say(f"warning: {message}")
 
     def summary(self, state: TrainerState) -> dict[str, Any]:
         """What was measured, as run.json keeps it; writes the last memory event."""
@@ -293,11 +304,3 @@ def _in_words(values: Mapping[str, Any]) -> str:
     return "  ".join(
         f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
     )
-
-
-def _print(line: str) -> None:
-    # Not logging: transformers sets the level of its loggers from log_level, and these always show.
-    try:
-        print(line, flush=True)  # noqa: T201
-    except BrokenPipeError:  # the reader took the first line and left (`| head -1`): train on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -20,6 +20,12 @@ from advisor import records
 from advisor.errors import InputError
 from advisor.hardware.machine import Machine
 from trainer import process, record, runs
+
+_OF_A_SESSION = (
+    *("stop", "exit_code", "signal", "out_of_memory_kill", "fault", "ended_at"),
+    *("supervisor", "trainer"),
+)
+"""Fields of run.json that a new session begins without."""
 
 
 def command(run_dir: Path) -> list[str]:
@@ -68,8 +74,10 @@ def stop(run_dir: Path, *, force: bool = False) -> None:
         raise InputError(
             "launch.not_running", run=run_dir.name, state=runs.read_status(run_dir).state
         )
-    record.update(run_dir, stop={"time": time.time(), "force": force})
-    (run_dir / record.STOP).touch()
+    # What can be read only, or is full, is stopped by its signal alone.
+    with contextlib.suppress(InputError, OSError):
+        record.update(run_dir, stop={"time": time.time(), "force": force})
+        (run_dir / record.STOP).touch()
     supervisor, trainer = process.find(data.get("supervisor")), process.find(data.get("trainer"))
     with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile, which is what was asked
         if force and trainer is not None:
@@ -93,9 +101,9 @@ def claim(run_dir: Path, owner: Mapping[str, Any] | None, **fields: Any) -> None
     """
     if runs.is_active(run_dir):
         raise InputError("launch.running", run=run_dir.name)
+    record.keep_reserve(run_dir)
     lock = run_dir / record.LOCK
     lock.unlink(missing_ok=True)  # of a process that is gone
-    os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     record.write_json(lock, owner or {})
     (run_dir / record.STOP).unlink(missing_ok=True)
     before = runs.read_status(run_dir)
@@ -109,7 +117,7 @@ def claim(run_dir: Path, owner: Mapping[str, Any] | None, **fields: Any) -> None
         step=before.step,
         host=os.uname().nodename,
         versions=runs.versions(),
-        **dict.fromkeys(("stop", "exit_code", "signal", "ended_at", "supervisor", "trainer")),
+        **dict.fromkeys(_OF_A_SESSION),
     )
     record.update_guarded(run_dir, **fields)
 
@@ -117,6 +125,7 @@ def claim(run_dir: Path, owner: Mapping[str, Any] | None, **fields: Any) -> None
 def release(run_dir: Path, **fields: Any) -> None:
     """Give the directory back and set the last fields of the session."""
     with record.guard(run_dir):
+        record.free_reserve(run_dir)
         record.update_guarded(run_dir, ended_at=time.time(), **fields)
         (run_dir / record.LOCK).unlink(missing_ok=True)
 
@@ -134,7 +143,7 @@ def _launch(run_dir: Path, *, may_have_run: bool) -> None:
             raise InputError("launch.started_before", run=run_dir.name)
         claim(run_dir, process.identify(os.getpid()), argv=command(run_dir))
         try:
-            with (run_dir / record.OUTPUT).open("ab") as output:
+            with _output(run_dir) as output:
                 child = subprocess.Popen(
                     [sys.executable, "-P", "-m", "trainer.supervise", str(run_dir)],
                     stdin=subprocess.DEVNULL,
@@ -144,15 +153,21 @@ def _launch(run_dir: Path, *, may_have_run: bool) -> None:
                     cwd=run_dir,
                     env=environment,
                 )
-        except OSError:
+        except OSError as error:
             (run_dir / record.LOCK).unlink()
             record.update_guarded(run_dir, state="created" if created else "failed")
-            raise
+            raise record.unwritable(run_dir, error) from error
         # Without a wait an ended child stays a zombie of this process.
         threading.Thread(target=child.wait, daemon=True).start()
         supervisor = process.identify(child.pid)
         record.write_json(run_dir / record.LOCK, supervisor or {})
         record.update_guarded(run_dir, supervisor=supervisor)
+
+
+def _output(run_dir: Path) -> BinaryIO:
+    """output.log, for its owner alone."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    return os.fdopen(os.open(run_dir / record.OUTPUT, flags, 0o600), "ab")
 
 
 def _require_record(run_dir: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import signal as signals
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from advisor import demo, events
+from advisor.errors import AdvisorError
 from advisor.home import runs_dir
 from trainer import process, record
+from trainer.checkpoints import newest_checkpoint
 
 State = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "lost"]
 ACTIVE: tuple[State, ...] = ("starting", "running", "stopping")
 """States in which a process works in the directory."""
+RESUMABLE: tuple[State, ...] = ("stopped", "failed", "lost")
+"""States in which a run can go on, if its files can be read and written."""
 
 DEFAULT_OUTPUT_DIR = "checkpoints"
 """Where checkpoints go inside the run directory when the arguments do not say."""
@@ -55,6 +59,8 @@ class RunStatus:
     """Number of the signal that ended the trainer."""
     error: str | None = None
     """Why it failed, in a sentence or the last meaningful line of output.log."""
+    fault: dict[str, Any] | None = None
+    """The same as `AdvisorError.encode` writes it, for the reader's language."""
     predicted: dict[str, Any] = field(default_factory=dict)
     """See `predictions`; empty without a plan."""
     measured: dict[str, Any] = field(default_factory=dict)
@@ -79,17 +85,23 @@ def create_run(
         plan: content of plan.json (`Recommendation.to_dict`), or None when nothing was predicted.
         arguments: content of args.json.
         root: where runs are; `advisor.home.runs_dir()` by default.
+
+    Raises:
+        InputError: nothing can be written there.
     """
     slug = re.sub(r"[^a-z0-9.]+", "-", slug.lower()).strip("-.")[:60] or "run"
     base = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{slug}"
     run_dir, number = (root or runs_dir()) / base, 1
     while True:
         try:
-            run_dir.mkdir(parents=True)
+            run_dir.parent.mkdir(parents=True, exist_ok=True)
+            run_dir.mkdir(mode=0o700)  # for its owner alone: texts of the data are in its log
             break
         except FileExistsError:
             number += 1
             run_dir = run_dir.with_name(f"{base}-{number}")
+        except OSError as error:
+            raise record.unwritable(run_dir, error) from error
     initialise(run_dir, plan=plan, arguments=arguments)
     return run_dir
 
@@ -166,22 +178,28 @@ def checkpoints_dir(run_dir: Path, arguments: Mapping[str, Any]) -> Path:
     return run_dir.absolute() / (arguments.get("output_dir") or DEFAULT_OUTPUT_DIR)
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The complete checkpoint with most steps: Trainer writes trainer_state.json last."""
-    found = []
-    for path in directory.glob("checkpoint-*"):
-        number = path.name.removeprefix("checkpoint-")
-        complete = (path / "trainer_state.json").is_file()
-        if number.isdigit() and complete and not (path / "checkpoint-is-incomplete.txt").exists():
-            found.append((int(number), path))
-    return max(found)[1] if found else None
+def resume_step(run_dir: Path) -> int | None:
+    """The step a resume would go on from, 0 from the start; None where it cannot be resumed."""
+    arguments = record.read_object(run_dir / record.ARGUMENTS)
+    data = record.read_object(run_dir / record.RECORD)
+    if arguments is None or data is None or not os.access(run_dir, os.W_OK):
+        return None
+    if read_status(run_dir).state not in RESUMABLE:
+        return None
+    newest = newest_checkpoint(checkpoints_dir(run_dir, arguments))
+    return 0 if newest is None else int(newest.name.removeprefix("checkpoint-"))
 
 
 def list_runs(root: Path | None = None) -> list[RunStatus]:
     """All runs, newest first; directories without a run.json are not ours and left out."""
     parent = root or runs_dir()
-    found = [read_status(p) for p in parent.iterdir() if (p / record.RECORD).is_file()]
+    found = [read_status(p) for p in parent.iterdir() if is_run(p)]
     return sorted(found, key=lambda status: (status.started_at or 0, status.name), reverse=True)
+
+
+def is_run(run_dir: Path) -> bool:
+    """Whether this is a run's directory; a link is not, since it may lead anywhere."""
+    return record.is_own_file(run_dir / record.RECORD) and not run_dir.is_symlink()
 
 
 def read_status(run_dir: Path) -> RunStatus:
@@ -189,13 +207,19 @@ def read_status(run_dir: Path) -> RunStatus:
     run_dir = run_dir.absolute()
     data = record.read_object(run_dir / record.RECORD)
     if data is None:
-        sentence = f"{run_dir / record.RECORD} is missing or damaged, so nothing is known of it."
-        return RunStatus(run_dir=run_dir, name=run_dir.name, state="lost", error=sentence)
+        damaged = AdvisorError("runs.damaged", path=run_dir / record.RECORD)
+        return RunStatus(
+            run_dir=run_dir,
+            name=run_dir.name,
+            state="lost",
+            error=str(damaged),
+            fault=damaged.encode(),
+        )
     tail = _read_tail(run_dir / record.EVENTS, _as_int(data.get("session_offset")) or 0)
     last = tail[-1] if tail else {}
     boundary = next((e for e in reversed(tail) if e["event"] in ("start", "end")), None)
     end = boundary if boundary is not None and boundary["event"] == "end" else None
-    state, error = _judge(run_dir, data, end, begun=bool(tail))
+    state, fault = _judge(run_dir, data, end, tail)
     trainer = process.find(data.get("trainer"))
     return RunStatus(
         run_dir=run_dir,
@@ -210,7 +234,8 @@ def read_status(run_dir: Path) -> RunStatus:
         pid=None if trainer is None else trainer.pid,
         exit_code=_as_int(data.get("exit_code")),
         signal=_as_int(data.get("signal")),
-        error=error,
+        error=None if fault is None else str(fault),
+        fault=None if fault is None else fault.encode(),
         predicted=data.get("predicted") or {},
         measured=data.get("measured") or {},
         last_event_time=_as_number(last.get("time")),
@@ -225,53 +250,77 @@ def is_active(run_dir: Path) -> bool:
 
 
 def _judge(
-    run_dir: Path, data: Mapping[str, Any], end: Mapping[str, Any] | None, *, begun: bool
-) -> tuple[State, str | None]:
-    """State and reason of a run, its `end` event of this session given if there is one."""
+    run_dir: Path,
+    data: Mapping[str, Any],
+    end: Mapping[str, Any] | None,
+    tail: Sequence[Mapping[str, Any]],
+) -> tuple[State, AdvisorError | None]:
+    """State and reason of a run, with the last events of this session and its end if there is one.
+
+    What the trainer or a library said stands for itself in every language.
+    """
     stop = data.get("stop") or {}
-    if end is not None and not process.is_alive(data.get("trainer")):
-        reason = end.get("reason")
+    code, number = _as_int(data.get("exit_code")), _as_int(data.get("signal"))
+    reason = (end or {}).get("reason") or _recorded_end(data)
+    if reason is not None and not process.is_alive(data.get("trainer")):
         if reason in ("finished", "stopped"):
             return reason, None
-        return "failed", end.get("error") or last_meaningful_line(run_dir / record.OUTPUT)
+        return "failed", _fault(data, end) or _last_words(run_dir, code)
     if is_active(run_dir):
         if stop or (run_dir / record.STOP).exists():
             return "stopping", None
-        return ("running" if begun else "starting"), None
-    code, number = _as_int(data.get("exit_code")), _as_int(data.get("signal"))
+        return ("running" if tail else "starting"), None
     if number is not None:
         if stop.get("force") or (stop and number == signals.SIGTERM):
-            return "stopped", "Ended at once as asked, without a checkpoint of its last steps."
-        return "failed", _signal_in_words(number)
+            return "stopped", AdvisorError("runs.forced")
+        return "failed", _signal_in_words(number, data, tail)
     if code is not None:
-        line = last_meaningful_line(run_dir / record.OUTPUT)
-        return "failed", line or f"The trainer ended with exit code {code} and said nothing."
+        return "failed", _last_words(run_dir, code)
     if stop:
         return "stopped", None
     if data.get("state") == "created":
-        return "lost", "It was created but never started; resume starts it."
+        return "lost", AdvisorError("runs.created")
     if data.get("host") != socket.gethostname():
-        return "lost", (
-            f"It ran on {data.get('host')}, whose processes cannot be seen from here; "
-            "resume it once nothing runs there."
-        )
-    return "lost", (
-        "Its processes are gone and left no word, as after a restart of the machine; "
-        "resume continues from the last checkpoint."
-    )
+        return "lost", AdvisorError("runs.elsewhere", host=data.get("host"))
+    return "lost", AdvisorError("runs.no_word")
 
 
-def _signal_in_words(number: int) -> str:
+def _recorded_end(data: Mapping[str, Any]) -> str | None:
+    """How the trainer said it ended, for when the disk had no room for its end event."""
+    return "failed" if data.get("fault") else None
+
+
+def _fault(data: Mapping[str, Any], end: Mapping[str, Any] | None) -> AdvisorError | None:
+    try:
+        if data.get("fault"):
+            return AdvisorError.decode(data["fault"])
+    except (KeyError, TypeError):
+        pass  # of another version
+    said = (end or {}).get("error")
+    return AdvisorError("runs.said", said=said) if isinstance(said, str) and said else None
+
+
+def _last_words(run_dir: Path, code: int | None) -> AdvisorError:
+    line = last_meaningful_line(run_dir / record.OUTPUT)
+    return AdvisorError("runs.said", said=line) if line else AdvisorError("runs.silent", code=code)
+
+
+def _signal_in_words(
+    number: int, data: Mapping[str, Any], tail: Sequence[Mapping[str, Any]]
+) -> AdvisorError:
     if number == signals.SIGKILL:
-        return (
-            "Killed by signal 9 (SIGKILL), most likely because the host ran out of memory (RAM); "
-            "train with a smaller batch or length, or free memory."
-        )
+        memory = next((e for e in reversed(tail) if e.get("event") == "memory"), {})
+        took, known = _as_number(memory.get("rss_bytes")), data.get("out_of_memory_kill")
+        if known is None:
+            return AdvisorError("runs.killed_likely", took=took)
+        if known:
+            return AdvisorError("runs.killed_kernel", took=took)
+        return AdvisorError("runs.killed_outside", took=took)
     try:
         name = signals.Signals(number).name
     except ValueError:
         name = "unknown"
-    return f"Ended by signal {number} ({name}); its last lines are in {record.OUTPUT}."
+    return AdvisorError("runs.signal", number=number, name=name, log=record.OUTPUT)
 
 
 _ERROR_LINE = re.compile(r"(error:|[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b)")
@@ -279,11 +328,13 @@ _ERROR_LINE = re.compile(r"(error:|[A-Za-z_][\w.]*(Error|Exception|Exit|Interrup
 
 def last_meaningful_line(path: Path) -> str | None:
     """The last line of a log that names an error, else its last line with text; None when empty."""
+    if not record.is_own_file(path):
+        return None
     try:
         with path.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if _ERROR_LINE.match(line)]
@@ -292,9 +343,11 @@ def last_meaningful_line(path: Path) -> str | None:
 
 def _read_tail(path: Path, session_offset: int) -> list[dict[str, Any]]:
     """The last events of this session; a line that the tail cuts in two is no event."""
+    if not record.is_own_file(path):
+        return []
     try:
         begin = max(path.stat().st_size - _TAIL_BYTES, session_offset)
-    except FileNotFoundError:
+    except OSError:
         return []
     return events.read(path, begin).events
 

@@ -5,6 +5,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from advisor.errors import InputError
+from trainer import record
+
 _LOOK_SECONDS = 0.1
 """The file is looked for at most this often: training steps can be shorter."""
 
@@ -41,11 +44,17 @@ class Stop:
             raise StopNowError
 
     def requested(self) -> bool:
-        """Whether to stop; cheap enough for every step."""
+        """Whether to stop; cheap enough for every step.
+
+        Raises:
+            InputError: somebody deleted the run, which nobody could see or stop any more.
+        """
         now = time.monotonic()
         if not self._asked and now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             self._asked = self._file.exists()
+            if not self._file.with_name(record.RECORD).exists():
+                raise InputError("stopping.deleted", path=self._file.parent)
         return self._asked
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ It outlives the program that started it, so that an exit code or signal is recor
 gone. It never kills: a trainer that was asked to stop has all the time its checkpoint needs.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from advisor.errors import InputError
+from advisor.hardware import host
 from trainer import launch, process, record
 
 
@@ -27,6 +30,7 @@ def supervise(run_dir: Path) -> int:
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    kills = host.out_of_memory_kills()
     with record.guard(run_dir):
         holder = record.read_object(run_dir / record.LOCK)
         if holder and holder.get("pid") != os.getpid() and process.is_alive(holder):
@@ -43,13 +47,22 @@ def supervise(run_dir: Path) -> int:
     state = data.get("state")
     if state not in ("finished", "stopped", "failed"):
         state = "stopped" if data.get("stop") and code != 1 else "failed"
-    launch.release(
-        run_dir,
-        exit_code=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
-        state=state,
-    )
+    # A directory that was deleted or became read-only has no record to write to.
+    with contextlib.suppress(InputError):
+        launch.release(
+            run_dir,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            out_of_memory_kill=_was_out_of_memory(kills) if code == -signal.SIGKILL else None,
+            state=state,
+        )
     return code if code >= 0 else 128 - code
+
+
+def _was_out_of_memory(kills_before: int | None) -> bool | None:
+    """Whether the kernel killed for want of memory meanwhile; None where it does not say."""
+    kills = host.out_of_memory_kills()
+    return None if kills is None or kills_before is None else kills > kills_before
 
 
 if __name__ == "__main__":

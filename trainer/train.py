@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import datasets
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -24,7 +26,7 @@ from advisor.errors import InputError
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import load_rows
 from advisor.tasks import find_trainable_task
-from trainer import record, runs
+from trainer import faults, record, runs
 from trainer.callback import RunCallback
 from trainer.event_log import EventLog
 from trainer.memory_meter import MemoryMeter
@@ -221,7 +223,7 @@ def _with_adapters(model: Any, args: ModelArguments) -> Any:
 def _as_input_error(what: Literal["model", "tokenizer"], name: str | None) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, UnpicklingError) as error:
         reason = " ".join(str(error).split())
         if what == "tokenizer":
             raise InputError("train.tokenizer", name=name, reason=reason, field="model") from error
@@ -290,6 +292,30 @@ def task_module(task: str) -> ModuleType:
 
 
 class _Trainer(Trainer):
+    micro_batch_shape: tuple[int, ...] | None = None
+    """Rows and tokens of the micro-batch in work, for the sentence of a failure."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The same, remembering how large the batch is."""
+        named = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        self.micro_batch_shape = None if named is None else tuple(named.shape)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """The same; what could not be written to its end is removed and said in words."""
+        assert self.args.output_dir is not None
+        directory = Path(self.args.output_dir)
+        path = directory / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # all three mean a full disk
+            last = runs.newest_checkpoint(directory)
+            if last == path or faults.ran_out_of_device_memory(error):
+                raise
+            said = faults.checkpoint_error(error, path, last)
+            shutil.rmtree(path, ignore_errors=True)
+            raise said from error
+
     def save_now(self) -> None:
         """A complete checkpoint of the step that was just made."""
         self._save_checkpoint(self.model_wrapped, trial=None)
@@ -334,6 +360,16 @@ class _Session:
         except StopNowError:
             if self.stop.starting:  # a signal between two lines of the start
                 raise
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+            said = faults.memory_error(
+                error,
+                step=trainer.state.global_step + 1,
+                shape=trainer.micro_batch_shape,
+                predicted_bytes=known.get("process_bytes"),
+            )
+            if said is None:
+                raise
+            raise said from error
         if callback.evaluation_cut:
             trainer.save_now()
         try:

@@ -128,6 +128,24 @@ def cgroup_limits(root: Path = _ROOT) -> Limits:
     )
 
 
+def out_of_memory_kills(root: Path = _ROOT) -> int | None:
+    """Processes the kernel has killed for want of memory, in this cgroup or else on this host.
+
+    None where it does not count them (macOS). Only the difference of two readings says something.
+    """
+    for directory in _cgroup_dirs(root, "memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            if (count := _field(directory / name, "oom_kill")) is not None:
+                return count
+    return _field(root / "proc/vmstat", "oom_kill")
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A number of a file with a name and a number on each line."""
+    found = re.search(rf"^{name} (\d+)$", _read(path) or "", re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def _quota(directory: Path) -> float | None:
     """Cores of one cgroup: cpu.max ("200000 100000") or v1's pair of files."""
     quota, _, period = (_read(directory / "cpu.max") or "").partition(" ")

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from app import launching, run_parts, run_source, state
+from app import launching, run_parts, run_source, run_texts, state
 from app.components import headline
-from app.run_texts import RESUMABLE, Run
+from app.run_texts import Run
 from app.texts import escape, t
 from trainer.runs import ACTIVE
 
@@ -41,9 +41,9 @@ chosen = run
 
 
 def again() -> Run:
-    """The run as it is now; a change of state draws the whole page again."""
-    now = run_source.find(chosen.name) or chosen
-    if now.state != shown_state:
+    """The run as it is now; a change of state, or its end by deletion, draws the whole page."""
+    now = run_source.find(chosen.name)
+    if now is None or now.state != shown_state:
         st.rerun()
     return now
 
@@ -62,7 +62,7 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             args=(run.status.run_dir, run.step),
             disabled=run.state == "stopping",
         )
-    elif run.state in RESUMABLE:
+    elif run_texts.can_resume(run):
         st.button(
             t("action.resume", lang),
             type="primary",
@@ -79,6 +79,7 @@ def live() -> None:
     run_parts.facts(now)
     if now.state in ("failed", "lost"):
         run_parts.cause(now)
+    run_parts.next_action(now)
     run_parts.notices(now)
     run_parts.lanes(now)
     run_parts.memory(now)

@@ -17,6 +17,8 @@ def started(monkeypatch):
     monkeypatch.setattr(state, "leave_notice", notices.append)
     monkeypatch.setattr(state, "language", lambda: "en")
     monkeypatch.setattr(state, "select_run", lambda name: None)
+    tickets = [True]  # the dialog was opened once
+    monkeypatch.setattr(state, "take_start", lambda: bool(tickets and tickets.pop()))
     return calls, notices
 
 
@@ -32,6 +34,14 @@ def test_run_is_written_before_it_is_started(started, records, home, monkeypatch
     arguments = json.loads((run_dir / "args.json").read_text())
     assert arguments["learning_rate"] == rec.plan.learning_rate
     assert arguments["max_seq_length"] == rec.plan.max_length
+
+
+def test_second_click_starts_nothing(started, records, home, monkeypatch):
+    monkeypatch.setattr(launching, "may_launch", lambda: True)
+    launching.start_run(records.recommendation())
+    launching.start_run(records.recommendation())
+    assert len(started[0]) == 1
+    assert len(list((home / "runs").glob("*"))) == 1
 
 
 def test_nothing_is_started_on_a_server_others_can_reach(started, records, home, monkeypatch):

@@ -83,7 +83,7 @@ def test_killed_trainer_is_failed_with_the_likely_reason(killed):
     run_dir = killed[0]
     status = runs.read_status(run_dir)
     assert (status.state, status.signal, status.exit_code) == ("failed", 9, None)
-    assert "out of memory" in status.error
+    assert "from outside" in status.error  # nothing was killed for want of memory meanwhile
     assert status.step > 0
     assert record.read_object(run_dir / record.RECORD)["state"] == "failed"
 

@@ -89,11 +89,16 @@ def test_incomplete_checkpoints_are_passed_over(tmp_path):
         "checkpoint-10": ["trainer_state.json"],
         "checkpoint-15": ["model.safetensors"],
         "checkpoint-20": ["trainer_state.json", "checkpoint-is-incomplete.txt"],
+        "checkpoint-25": ["trainer_state.json", "optimizer.pt"],  # no archive: JSON is in it
+        "checkpoint-30": ["trainer_state.json", "model.safetensors"],
         "checkpoint-x": ["trainer_state.json"],
     }.items():
         (tmp_path / name).mkdir()
         for file in files:
-            (tmp_path / name / file).touch()
+            step = int(name.removeprefix("checkpoint-").replace("x", "0"))
+            (tmp_path / name / file).write_text(json.dumps({"global_step": step}))
+    (tmp_path / "checkpoint-35").mkdir()
+    (tmp_path / "checkpoint-35" / "trainer_state.json").write_text('{"global_step": 3')
     assert runs.newest_checkpoint(tmp_path).name == "checkpoint-10"
     assert runs.newest_checkpoint(tmp_path / "absent") is None
 

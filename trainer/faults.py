@@ -1,0 +1,94 @@
+"""Failures of a training in words: where it was, how much it took, what to change.
+
+torch's exceptions are known by their names and texts, so that the light side may import this.
+"""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from advisor.errors import AdvisorError
+
+
+def ran_out_of_device_memory(error: BaseException) -> bool:
+    """Whether this, or what it was raised from, is an accelerator without memory."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return error.__cause__ is not None and ran_out_of_device_memory(error.__cause__)
+
+
+def _ran_out_of_host_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def memory_error(
+    error: BaseException,
+    *,
+    step: int,
+    shape: tuple[int, ...] | None,
+    predicted_bytes: int | None,
+) -> AdvisorError | None:
+    """A failure to allocate as a sentence; None for other errors.
+
+    Args:
+        error: what was raised.
+        step: optimizer step it happened in, counted from 1.
+        shape: rows and tokens of the micro-batch, padding included; None before the first.
+        predicted_bytes: peak of the process by the plan.
+    """
+    reason = _words_of(error)
+    rows, tokens = (*(shape or ()), None, None)[:2]
+    if ran_out_of_device_memory(error):
+        return AdvisorError(
+            "faults.device_memory",
+            step=step,
+            rows=rows,
+            tokens=tokens,
+            peak=predicted_bytes,
+            reason=reason,
+        )
+    if _ran_out_of_host_memory(error):
+        return AdvisorError(
+            "faults.host_memory",
+            step=step,
+            rows=rows,
+            tokens=tokens,
+            peak=predicted_bytes,
+            took=psutil.Process().memory_info().rss,
+            free=psutil.virtual_memory().available,
+            reason=reason,
+        )
+    return None
+
+
+def checkpoint_error(error: BaseException, path: Path, last: Path | None) -> AdvisorError:
+    """A checkpoint that could not be written as a sentence.
+
+    Args:
+        error: what was raised; torch and safetensors have classes of their own for a full disk.
+        path: of the checkpoint.
+        last: the newest complete one.
+    """
+    return AdvisorError(
+        "faults.checkpoint",
+        step=path.name.removeprefix("checkpoint-"),
+        path=path,
+        free=_free_bytes(path),
+        last="0" if last is None else last.name.removeprefix("checkpoint-"),
+        reason=_words_of(error),
+    )
+
+
+def _words_of(error: BaseException) -> str:
+    """What a library said, on one line and not without end."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+
+
+def _free_bytes(path: Path) -> int | None:
+    for parent in (path, *path.parents):
+        try:
+            return shutil.disk_usage(parent).free
+        except OSError:
+            continue
+    return None
