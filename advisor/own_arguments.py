@@ -10,6 +10,8 @@ from advisor import training_arguments
 from advisor.tasks import trainable_tasks
 
 _DTYPES = ["float32", "bfloat16", "float16"]
+_ATTENTIONS = ["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""transformers also takes a hub id here, and runs the code it finds there: not from a file."""
 
 
 def _field(default: Any, text: str, choices: list[str] | None = None) -> Any:
@@ -29,7 +31,9 @@ class ModelArguments:
     config_name: str | None = _field(None, "Config to build the model from, without weights.")
     tokenizer_name: str | None = _field(None, "Tokenizer, where it is not beside the weights.")
     dtype: str = _field("float32", "The dtype the weights are loaded in.", _DTYPES)
-    attn_implementation: str = _field("sdpa", "Attention kernel, as from_pretrained takes it.")
+    attn_implementation: str = _field(
+        "sdpa", "Attention kernel, as from_pretrained takes it.", _ATTENTIONS
+    )
     method: str = _field("full", "What is trained.", ["full", "lora", "qlora"])
     lora_r: int = _field(16, "Rank of the adapters.")
     lora_alpha: int = _field(32, "Scale: the update is multiplied by lora_alpha / lora_r.")

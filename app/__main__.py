@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from starlette.middleware import Middleware
 
 from advisor.errors import AdvisorError
 from advisor.recommend import Question
 from app import cache
+from app.own_host import OwnHostOnly
 
 APP_DIR = Path(__file__).resolve().parent
 ADDRESS = "127.0.0.1"
@@ -55,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Streamlit puts the launcher's directory at the front of sys.path. Ours must not be app/, whose
     # modules would then be importable under a second name.
     sys.argv = [str(APP_DIR.parent / "training-advisor-ui")]
-    st.App(APP_DIR / "main.py", lifespan=announce).run(config=settings(options.port))
+    guards = [Middleware(OwnHostOnly)]
+    st.App(APP_DIR / "main.py", lifespan=announce, middleware=guards).run(
+        config=settings(options.port)
+    )
     return 0
 
 
