@@ -52,7 +52,9 @@ def _rows(reports) -> dict[str, list[list[str]]]:
     for report in reports:
         for name, cells in report.user_properties:
             if name.startswith("table:"):
-                found.setdefault(name.removeprefix("table:"), []).append(cells)
+                rows = found.setdefault(name.removeprefix("table:"), [])
+                if cells not in rows:  # the cases of one test may say the same
+                    rows.append(list(cells))
     return {table: sorted(found[table]) for table in TABLES if table in found}
 
 

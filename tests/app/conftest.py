@@ -385,6 +385,7 @@ def write_run(
     plan = rec.to_dict() if planned else None
     if planned:
         record.write_json(directory / record.PLAN, plan)
+    record.write_json(directory / record.ARGUMENTS, {})
     total, begin = rec.time.num_steps, now - steps * 30
     active = state in runs.ACTIVE
     run = {

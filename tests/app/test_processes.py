@@ -166,18 +166,88 @@ def test_listens_on_loopback_only(server, port):
 
 
 def test_own_page_may_connect(port):
-    host = f"127.0.0.1:{port}"
-    assert " 101 " in upgrade(port, host, f"http://{host}")
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost:9000"):  # a tunnel's port
+        assert " 101 " in upgrade(port, name, f"http://{name}")
 
 
-def test_foreign_origin_is_refused(port):
-    assert " 403 " in upgrade(port, f"127.0.0.1:{port}", "http://evil.example")
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1:{port}.evil.example", "http://127.0.0.1:1",
+     "http://localhost:3000", "https://127.0.0.1:{port}", "http://localhost:{port}"],
+)  # fmt: skip
+def test_foreign_origin_is_refused(port, origin, table_row):
+    origin = origin.format(port=port)
+    assert " 403 " in upgrade(port, f"127.0.0.1:{port}", origin)
+    for method, path in (("GET", "/"), ("PUT", "/_stcore/upload_file/a/b"), ("OPTIONS", "/")):
+        status, _ = ask(port, path, method=method, origin=origin)
+        assert " 403 " in status, (method, path)
+    table_row(
+        "security",
+        "page of another origin, also of another port of this machine",
+        "WebSocket, GET, PUT of an upload, OPTIONS",
+        "403",
+    )
 
 
-def test_foreign_host_is_refused(port):
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0:{port}",
+             "localhost.evil.example:{port}", "localhost:80:{port}x", "user@127.0.0.1", ""],
+)  # fmt: skip
+def test_foreign_host_is_refused(port, host, table_row):
     """DNS rebinding: a foreign name that resolves to this machine."""
-    foreign = f"evil.example:{port}"
-    assert " 101 " not in upgrade(port, foreign, f"http://{foreign}")
+    host = host.format(port=port)
+    assert " 101 " not in upgrade(port, host, f"http://{host}")
+    for path in ("/", "/_stcore/health", "/_stcore/host-config", "/app/static/OFL.txt", "/run"):
+        status, _ = ask(port, path, host=host)
+        assert " 403 " in status or " 400 " in status, path
+    table_row(
+        "security",
+        "foreign name in Host (DNS rebinding), in 8 forms",
+        "WebSocket and every kind of page",
+        "403",
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/app/static/../main.py",
+        "/app/static/%2e%2e/main.py",
+        "/app/static/..%2fmain.py",
+        "/app/static/....//main.py",
+        "/app/static//etc/passwd",
+        "/app/static/%2e%2e%2f%2e%2e%2f%2e%2e%2f%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/static/../../../../../../etc/passwd",
+        "/media/../../../etc/passwd",
+        "/media/%2fetc%2fpasswd",
+        "/component/streamlit.x/%2e%2e/%2e%2e/etc/passwd",
+        "/_stcore/component/x/../../../etc/passwd",
+    ],
+)
+def test_no_file_but_the_static_ones_is_served(port, path, table_row):
+    status, body = ask(port, path)
+    assert "root:" not in body
+    assert "set_page_config" not in body
+    assert " 400 " in status or " 404 " in status
+    if path.endswith("2fpasswd"):
+        table_row(
+            "security",
+            "path traversal in static files, media, components",
+            "..  %2e%2e  %2f  //  in 11 forms",
+            "400 or 404, no byte of a file",
+        )
+
+
+def ask(port, path, *, method="GET", host=None, origin=None):
+    """Status line and body of a request sent exactly as written; urllib would tidy the path."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {f'127.0.0.1:{port}' if host is None else host}"]
+    lines += [f"Origin: {origin}"] if origin else []
+    request = "\r\n".join([*lines, "Connection: close", "Content-Length: 0", "", ""])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode("utf-8", "replace")
+    head, _, body = answer.partition("\r\n\r\n")
+    return head.split("\r\n")[0], body
 
 
 def test_fonts_are_served_whatever_the_directory(port):

@@ -3,6 +3,7 @@
 import pytest
 
 from app import run_source, run_texts
+from trainer import record
 
 NOW = 1_800_000_000.0
 
@@ -106,3 +107,32 @@ def test_clock_is_the_readers():
 )
 def test_summary_counts(states, words):
     assert run_texts.summary(states, "en").startswith(words)
+
+
+def test_resume_is_told_with_its_step_and_offered_only_when_possible(records, home):
+    directory = records.write_run(home, "one", "failed")
+    run = run_source.find("one")
+    assert run_texts.can_resume(run)
+    assert run_texts.next_action(run, "en") == (
+        "There is no complete checkpoint yet, so resume begins at the first step."
+    )
+    saved = directory / "checkpoints" / "checkpoint-40"
+    saved.mkdir(parents=True)
+    record.write_json(saved / "trainer_state.json", {"global_step": 40})
+    assert "the checkpoint of step 40" in run_texts.next_action(run, "en")
+    assert "\u7b2c 40 \u6b65" in run_texts.next_action(run, "zh")
+    (directory / record.ARGUMENTS).unlink()
+    assert not run_texts.can_resume(run)
+    assert "cannot be resumed" in run_texts.next_action(run, "en")
+    (directory / record.RECORD).write_text('{"state": "runn')
+    damaged = run_source.find("one")
+    assert damaged.state == "lost"
+    assert "missing or damaged" in run_texts.cause(damaged, "en")
+    assert "\u635f\u574f" in run_texts.cause(damaged, "zh")
+    assert not run_texts.can_resume(damaged)
+
+
+def test_no_action_is_told_while_it_runs_or_when_it_is_done(records, home):
+    for state in ("running", "finished"):
+        records.write_run(home, state, state)
+        assert run_texts.next_action(run_source.find(state), "en") is None

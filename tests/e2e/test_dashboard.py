@@ -310,3 +310,149 @@ def test_run_goes_on_when_the_server_is_killed(open_tab, dashboard):
     tab.get_by_role("button", name="Stop", exact=True).click()
     tab.get_by_role("dialog").get_by_role("button", name="Stop and save").click()
     expect(heading(tab)).to_have_text(re.compile(r"^Stopped at step \d"), timeout=STEP_MS)
+
+
+def opened_dialog(tab):
+    answered(tab)
+    start_button(tab).click()
+    return tab.get_by_role("dialog").get_by_role("button", name="Start", exact=True)
+
+
+def stop_all(dashboard, known):
+    from trainer import launch, runs
+
+    made = [path.parent for path in dashboard.runs() if path not in known]
+    for run_dir in made:
+        if runs.read_status(run_dir).state in runs.ACTIVE:
+            launch.stop(run_dir, force=True)
+    return made
+
+
+@pytest.mark.full
+def test_double_click_makes_one_run_and_two_tabs_make_two(open_tab, dashboard, table_row):
+    from playwright.sync_api import expect
+
+    from trainer import runs
+
+    known = dashboard.runs()
+    tab = open_tab("/" + TRAINING)
+    opened_dialog(tab).dblclick(delay=0)
+    expect(heading(tab)).to_have_text(re.compile(r"^Step \d"), timeout=STEP_MS)
+    assert len(stop_all(dashboard, known)) == 1
+    table_row(
+        "faults", "double click on Start", "the first click takes the ticket of the dialog",
+        "one run", "nothing",
+    )  # fmt: skip
+
+    known = dashboard.runs()
+    tabs = [open_tab("/" + TRAINING) for _ in range(2)]
+    buttons = [opened_dialog(tab) for tab in tabs]
+    for button in buttons:
+        button.evaluate("element => setTimeout(() => element.click(), 0)")
+    for tab in tabs:
+        expect(heading(tab)).to_have_text(re.compile(r"^Step \d"), timeout=STEP_MS)
+    assert tabs[0].url != tabs[1].url
+    states = {runs.read_status(path.parent).state for path in dashboard.runs() if path not in known}
+    assert states == {"running"}
+    assert len(stop_all(dashboard, known)) == 2
+    table_row(
+        "faults", "two tabs start at once", "each has a directory of its own",
+        "two runs, both running; the dialog warns when one trains already", "nothing",
+    )  # fmt: skip
+
+
+@pytest.mark.full
+def test_page_of_a_run_that_is_killed_with_everything_then_deleted(open_tab, dashboard, table_row):
+    import psutil
+    from playwright.sync_api import expect
+
+    known = dashboard.runs()
+    tab = open_tab("/" + TRAINING + "&pin=save_strategy%3Dsteps&pin=save_steps%3D2")
+    launched(tab)
+    (record_file,) = [path for path in dashboard.runs() if path not in known]
+    wait_past(tab, 3)
+    url, data = tab.url, json.loads(record_file.read_text())
+    for name in ("supervisor", "trainer"):
+        psutil.Process(data[name]["pid"]).kill()
+    dashboard.end(signal.SIGKILL)
+    dashboard.start()
+    tab.goto(url)
+    expect(heading(tab)).to_have_text(re.compile("^The process is gone"), timeout=STEP_MS)
+    expect(tab.get_by_text("left no word")).to_be_visible()
+    expect(tab.get_by_text(re.compile("goes on from the checkpoint of step"))).to_be_visible()
+    table_row(
+        "faults", "kill -9 of trainer, supervisor and server together",
+        "the page is rebuilt from the directory; Resume is offered, and clicked",
+        "lost, with the step that Resume goes on from", "the steps after the last checkpoint",
+    )  # fmt: skip
+    tab.get_by_role("button", name="Resume").click()
+    wait_past(tab, 4)
+    shutil.rmtree(record_file.parent)
+    expect(tab.get_by_text(re.compile("There is no run"))).to_be_visible(timeout=STEP_MS)
+    expect(tab.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
+
+
+@pytest.mark.full
+def test_names_and_log_lines_are_text_and_nothing_else(open_tab, dashboard, table_row):
+    """HTML and Markdown in every text of a page's: no element, no request, no script."""
+    from playwright.sync_api import expect
+
+    nasty = (
+        '<img src="http://evil.example/a.png" onerror="document.title=1"><script>alert(1)</script>'
+        "![x](http://evil.example/b.png) [click](javascript:alert(1)) :red[big] $x^2$"
+    )
+    from urllib.parse import quote
+
+    from trainer import record, runs
+
+    run_dir = runs.create_run("nasty", plan=None, arguments={}, root=dashboard.home / "runs")
+    (run_dir / record.OUTPUT).write_text(f"ValueError: {nasty}\n")
+    (run_dir / record.EVENTS).write_text(
+        "".join(
+            json.dumps({"v": 1, "event": kind, "time": 1.0, "step": 1, **values}) + "\n"
+            for kind, values in (
+                ("start", {"device_name": nasty}),
+                ("warning", {"code": nasty, "message": nasty}),
+                ("end", {"reason": "failed", "error": nasty}),
+            )
+        )
+    )
+    record.update(run_dir, state="failed", exit_code=1)
+    odd = run_dir.with_name(f"20260101T000000Z-{nasty[:40].replace('/', '_')}")
+    shutil.copytree(run_dir, odd)
+    paths = [
+        f"/run?run={quote(run_dir.name)}",
+        f"/run?run={quote(odd.name)}",
+        f"/run?run={quote(nasty)}",
+        "/runs",
+        f"/?model={quote('/tmp/' + nasty)}",
+        f"/?data={quote('/tmp/' + nasty)}",
+        f"/?machine={quote(nasty)}",
+        f"/?text_column={quote(nasty)}",
+        f"/?pin={quote(nasty[:30] + '=' + nasty)}",
+        f"/?pin=learning_rate={quote(nasty)}",
+    ]
+    try:
+        for path in paths:
+            tab = open_tab(path)
+            heading(tab).wait_for(timeout=STEP_MS)
+            ready = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+            expect(tab.locator(ready)).to_have_count(1, timeout=ANSWER_MS)
+            if path == paths[0]:
+                expect(tab.get_by_text("onerror=").first).to_be_visible()
+            assert not [url for url in tab.asked if "evil.example" in url.split("?")[0]], path
+            assert (
+                tab.locator('img[src*="evil"], a[href*="evil"], a[href^="javascript"]').count() == 0
+            )
+            assert tab.locator("script:text('alert')").count() == 0
+            assert tab.title() != "1"
+            expect(tab.get_by_test_id("stException")).to_have_count(0)
+    finally:
+        shutil.rmtree(run_dir)
+        shutil.rmtree(odd)
+    table_row(
+        "security",
+        "HTML and Markdown in names, fields, pins, events, log lines",
+        f"{len(paths)} pages in Chromium, in the place of every text",
+        "shown letter for letter: no element, no link, no request to elsewhere",
+    )

@@ -268,7 +268,7 @@ def test_shell_metacharacters_in_values_stay_values(bench, tmp_path, mark, table
 
 @pytest.mark.parametrize(
     "name",
-    (
+    [
         "../secret",
         "..",
         ".",
@@ -279,7 +279,7 @@ def test_shell_metacharacters_in_values_stay_values(bench, tmp_path, mark, table
         "..\\secret",
         "x\0y",
         "%2e%2e",
-    ),
+    ],
 )
 def test_run_names_lead_nowhere_else(name, tmp_path, monkeypatch, table_row):
     monkeypatch.setenv("TRAINING_ADVISOR_HOME", str(tmp_path / "home"))
@@ -372,4 +372,26 @@ def test_huge_and_deeply_nested_files(bench, tmp_path, monkeypatch, table_row):
         "files nested 200,000 deep: " + ", ".join(asked) + "; run.json, events.jsonl",
         "read by the command line and the page",
         "one line and exit 2; the page says that the file is damaged",
+    )
+
+
+def test_files_that_are_no_data_are_not_shown(bench, tmp_path, table_row):
+    """What a link to the page may name: anything that is no data file is refused by its ending."""
+    for path in ("/etc/passwd", "/proc/self/environ", str(tmp_path), "/dev/zero"):
+        argv = ["recommend", "--model", str(bench.model), "--data", path]
+        done = subprocess.run(
+            [sys.executable, "-m", "advisor", *argv],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, path
+        assert len(done.stderr.splitlines()) == 1
+        assert "root:" not in done.stdout + done.stderr
+    table_row(
+        "security",
+        "/etc/passwd, /proc/self/environ, /dev/zero, a directory as data (field, URL)",
+        "recommended for",
+        "refused in one line; nothing of them is shown",
     )
