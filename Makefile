@@ -22,8 +22,9 @@ test: setup
 	$(BIN)/python -m pytest -q -m "not full" -n 2 --dist loadfile --ignore tests/e2e
 	$(BIN)/python -m pytest -q -m "not full" tests/e2e
 
+# Prints the fault and the security table; TABLES=README.md also writes them there.
 test-all: setup
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered $(if $(TABLES),--write-tables $(TABLES))
 
 check: setup
 	$(BIN)/ruff check $(CHECKED)

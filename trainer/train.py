@@ -17,8 +17,7 @@ import datasets
 import peft
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
@@ -30,6 +29,7 @@ from trainer import faults, record, runs
 from trainer.callback import RunCallback
 from trainer.event_log import EventLog
 from trainer.memory_meter import MemoryMeter
+from trainer.run_trainer import RunTrainer
 from trainer.stopping import Stop, StopNowError
 
 
@@ -291,37 +291,6 @@ def task_module(task: str) -> ModuleType:
 # --- the loop --------------------------------------------------------------------------------
 
 
-class _Trainer(Trainer):
-    micro_batch_shape: tuple[int, ...] | None = None
-    """Rows and tokens of the micro-batch in work, for the sentence of a failure."""
-
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The same, remembering how large the batch is."""
-        named = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
-        self.micro_batch_shape = None if named is None else tuple(named.shape)
-        return super().training_step(model, inputs, *args, **kwargs)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """The same; what could not be written to its end is removed and said in words."""
-        assert self.args.output_dir is not None
-        directory = Path(self.args.output_dir)
-        path = directory / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:  # all three mean a full disk
-            last = runs.newest_checkpoint(directory)
-            if last == path or faults.ran_out_of_device_memory(error):
-                raise
-            said = faults.checkpoint_error(error, path, last)
-            shutil.rmtree(path, ignore_errors=True)
-            raise said from error
-
-    def save_now(self) -> None:
-        """A complete checkpoint of the step that was just made."""
-        self._save_checkpoint(self.model_wrapped, trial=None)
-        self.callback_handler.on_save(self.args, self.state, self.control)
-
-
 @dataclass(frozen=True)
 class _Session:
     run_dir: Path
@@ -342,7 +311,7 @@ class _Session:
             start=self._facts(model, data, known),
             warnings=data.warnings,
         )
-        trainer = _Trainer(
+        trainer = RunTrainer(
             model=model,
             args=self.args,
             data_collator=data.collator,
@@ -377,7 +346,7 @@ class _Session:
         finally:
             meter.close()
 
-    def _outcome(self, trainer: _Trainer, callback: RunCallback) -> Outcome:
+    def _outcome(self, trainer: RunTrainer, callback: RunCallback) -> Outcome:
         state = trainer.state
         finished = 0 < state.max_steps <= state.global_step
         stopped = not finished and self.stop.requested()
@@ -392,7 +361,7 @@ class _Session:
             model_path=self._save_model(trainer) if finished else None,
         )
 
-    def _save_model(self, trainer: _Trainer) -> str:
+    def _save_model(self, trainer: RunTrainer) -> str:
         """Where the trained model is: the last checkpoint, or the output directory."""
         assert self.args.output_dir is not None
         last = Path(self.args.output_dir) / f"checkpoint-{trainer.state.global_step}"

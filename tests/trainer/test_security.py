@@ -73,6 +73,7 @@ def shell_words(command):
     return done.stdout.split("\0")[:-1]
 
 
+@pytest.mark.full
 def test_pickle_as_weights_of_a_model(bench, tmp_path, mark, table_row):
     model = copied(bench.model, tmp_path / "model")
     pickled(model / "pytorch_model.bin", mark)
@@ -124,6 +125,7 @@ def test_pickles_in_a_checkpoint(bench, mark, table_row):
     )
 
 
+@pytest.mark.full
 def test_code_that_comes_with_a_model(bench, tmp_path, mark, table_row):
     """auto_map in every file that may have one, switches and all."""
     model = copied(bench.model, tmp_path / "coded")
@@ -233,6 +235,7 @@ def test_shown_commands_are_what_runs_whatever_the_names(bench, tmp_path, mark, 
     )
 
 
+@pytest.mark.full
 def test_shell_metacharacters_in_values_stay_values(bench, tmp_path, mark, table_row):
     """A model, data file and output directory of such names is trained with, and nothing else."""
     odd = tmp_path / NASTY[0].format(mark="x").replace("/", "_")
@@ -338,6 +341,7 @@ def test_links_and_pipes_in_the_runs_are_not_followed(tmp_path, monkeypatch, tab
 DEEP = "[" * 200_000 + "]" * 200_000
 
 
+@pytest.mark.full
 def test_huge_and_deeply_nested_files(bench, tmp_path, monkeypatch, table_row):
     nested = tmp_path / "deep.json"
     nested.write_text('{"x": ' + DEEP + "}")
@@ -375,6 +379,7 @@ def test_huge_and_deeply_nested_files(bench, tmp_path, monkeypatch, table_row):
     )
 
 
+@pytest.mark.full
 def test_files_that_are_no_data_are_not_shown(bench, tmp_path, table_row):
     """What a link to the page may name: anything that is no data file is refused by its ending."""
     for path in ("/etc/passwd", "/proc/self/environ", str(tmp_path), "/dev/zero"):
