@@ -124,6 +124,24 @@ def test_no_cgroups_is_no_limit(tmp_path):
     assert cgroup_limits(tmp_path) == Limits()
 
 
+def test_kills_for_want_of_memory_are_of_the_own_group_else_of_the_host(tmp_path):
+    assert host.out_of_memory_kills(tmp_path) is None
+    write(tmp_path, "proc/vmstat", "nr_free_pages 5\noom_kill 9\npgfault 1")
+    assert host.out_of_memory_kills(tmp_path) == 9
+    v2_tree(tmp_path, "/user/job")
+    write(
+        tmp_path, "sys/fs/cgroup/user/memory.events", "low 0\noom 5\noom_kill 4\noom_group_kill 0"
+    )
+    assert host.out_of_memory_kills(tmp_path) == 4
+    events = "low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0"
+    write(tmp_path, "sys/fs/cgroup/user/job/memory.events", events)
+    assert host.out_of_memory_kills(tmp_path) == 1
+    v1_tree(tmp_path, "/job")
+    control = "oom_kill_disable 0\nunder_oom 0\noom_kill 7"
+    write(tmp_path, "sys/fs/cgroup/memory/job/memory.oom_control", control)
+    assert host.out_of_memory_kills(tmp_path) == 7
+
+
 @pytest.mark.parametrize(
     ("allowed", "quota", "cores"),
     [(8, None, 8), (8, 2.9, 2), (8, 0.5, 1), (2, 16.0, 2), (8, 8.0, 8)],
