@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(markdown(table, rows))
     path = terminalreporter.config.getoption("--write-tables")
     if path is not None:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         for table, rows in found.items():
             text = splice(text, table, markdown(table, rows))
         path.write_text(text, encoding="utf-8")

@@ -93,7 +93,9 @@ def lost(run_dir):
 def short(status):
     """The first sentence of what is said, with the directory left out of paths."""
     said = status.error.replace(str(status.run_dir), "RUN")
-    return said.partition(". ")[0].partition("; ")[0].removesuffix(".") + "."
+    for end in (". ", "; ", " (["):
+        said = said.partition(end)[0]
+    return said.removesuffix(".") + "."
 
 
 def supervisor_of(run_dir):
@@ -116,7 +118,7 @@ def test_kill_of_the_trainer(bench, put_in, heal, table_row):
     table_row(
         "faults",
         "kill -9 of the trainer",
-        "Resume",
+        "the supervisor records it; Resume is offered",
         f"failed: {short(status)}",
         lost(run_dir),
     )

@@ -190,7 +190,12 @@ def test_arguments_that_bring_code_or_secrets_are_refused(bench, name, value, ta
     assert runs.list_runs() == before
     if isinstance(value, str) and value.startswith("hf_"):
         assert value not in done.stderr
-    table_row("security", f"{name} in args.json", "trained from", "refused before a run exists")
+    table_row(
+        "security",
+        f"{name}={json.dumps(value)} in args.json",
+        "trained from",
+        "refused before a run exists",
+    )
 
 
 def test_secrets_of_the_environment_are_in_no_file(bench, monkeypatch, table_row):
