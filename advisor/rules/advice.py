@@ -131,7 +131,7 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
     if name == "learning_rate":
         rate = learning.learning_rate(facts, plan.method, plan.effective_batch_size())
         key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
-        params = {"rate": rate.base.learning_rate, "batch": rate.base.effective_batch_size}
+        params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
         return Message(id=key, params=params), "R-LR-01", rate.base.reference
     if name == "max_length":
         if plan.packing:
