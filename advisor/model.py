@@ -103,6 +103,8 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
     Raises:
         InputError: the files cannot be used, or the task cannot use this model.
     """
+    from advisor.simulate.build import context_of
+
     found = find_task(task)
     location = demo.resolve(path, "model")
     config_file = _config_file(location)
@@ -130,7 +132,7 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
         num_trainable_layers=_integer(text_config, "num_hidden_layers"),
         hidden_size=_integer(text_config, "hidden_size"),
         vocab_size=_integer(text_config, "vocab_size"),
-        max_position_embeddings=_context(text_config, model),
+        max_position_embeddings=context_of(model),
         checkpoint_dtype=stored or _dtype_name(config.dtype) or _dtype_name(text_config.dtype),
         has_weights=bool(weights),
         has_tokenizer=bool(tokenizer_files),
@@ -370,18 +372,6 @@ def _linear_modules(model: "PreTrainedModel", task: Task) -> dict[str, tuple[int
 def _integer(config: "PreTrainedConfig", name: str) -> int | None:
     value = getattr(config, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _context(config: "PreTrainedConfig", model: "PreTrainedModel") -> int | None:
-    """Tokens a row may have; RoBERTa's family counts positions from behind the padding's."""
-    import torch
-
-    positions = _integer(config, "max_position_embeddings")
-    for name, module in model.named_modules():
-        is_table = name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
-        if is_table and module.padding_idx is not None and positions is not None:
-            return positions - module.padding_idx - 1
-    return positions
 
 
 def _head_notes(model: "PreTrainedModel", weights: tuple[Path, ...]) -> tuple[str, ...]:

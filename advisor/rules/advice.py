@@ -9,6 +9,7 @@ from advisor.plan import TrainingPlan
 from advisor.recommendation import Advice, Source
 from advisor.rules import learning, precision
 from advisor.rules.facts import Facts
+from advisor.tasks import find_task
 
 ORDER = (
     "method", "effective_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -64,7 +65,7 @@ def advise(
     skip = "num_train_epochs" if plan.max_steps > 0 else "max_steps"
     result = []
     for name in ORDER:
-        if name == skip:
+        if name == skip or (name == "packing" and not find_task(plan.task).ends_texts):
             continue
         held = name in pins
         source: Source = (

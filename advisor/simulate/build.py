@@ -243,6 +243,18 @@ def layers_alike(model: nn.Module) -> bool:
     return len(signatures) <= 1
 
 
+def context_of(model: Any) -> int | None:
+    """Tokens a row may have; RoBERTa's family counts positions from behind the padding's."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not isinstance(positions, int) or isinstance(positions, bool):
+        return None
+    for name, module in model.named_modules():
+        is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_table and module.padding_idx is not None:
+            return positions - module.padding_idx - 1
+    return positions
+
+
 def output_layer(model: Any) -> nn.Module | None:
     """The layer that makes the logits, None: the class has none or does not name it."""
     try:
