@@ -53,13 +53,11 @@ def infer_task(model_path: str, data_path: str | None, label_column: str | None 
         return with_classes[0]
     if not is_encoder and not with_classes:
         return DEFAULT
-    raise InputError(
-        "infer.encoder" if is_encoder else "infer.ambiguous",
-        model=", ".join(architectures) or str(config.get("model_type")),
-        columns=found or ("-",),
-        names=trainable_tasks(),
-        field="task",
-    )
+    model = ", ".join(architectures) or str(config.get("model_type"))
+    names, there = trainable_tasks(), found or ("-",)
+    if is_encoder:
+        raise InputError("infer.encoder", model=model, columns=there, names=names, field="task")
+    raise InputError("infer.ambiguous", model=model, columns=there, names=names, field="task")
 
 
 def _config(location: Path) -> dict[str, object]:

@@ -45,6 +45,11 @@ class Rows:
     labels: Labels | None = None
     """The classes of a task whose rows have one."""
 
+    @property
+    def text_column(self) -> str:
+        """The first of them: the one of a task without pairs."""
+        return self.text_columns[0]
+
 
 def load_rows(
     path: str | Path,

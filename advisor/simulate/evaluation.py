@@ -37,6 +37,7 @@ def evaluate(
             losses = losses.repeat(len(inputs["labels"]))
             collected[0] = _joined(collected[0], losses)
             if predicts:
+                _look_at_sizes(logits)
                 answers = class_of(logits)
                 del logits
                 collected[1] = _joined(collected[1], answers)
@@ -50,6 +51,14 @@ def evaluate(
 
 def _joined(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
     return now if before is None else torch.cat((before, now), dim=0)
+
+
+def _look_at_sizes(tensors: tuple[torch.Tensor, ...]) -> None:
+    """accelerate's pad_across_processes in one process: it looks at each, and pads nothing."""
+    for tensor in tensors:
+        if tensor.dim() > 1:
+            sizes = torch.tensor(tensor.shape, device=tensor.device)[None].cpu()
+            _is_longest = max(size[1] for size in sizes) == tensor.shape[1]
 
 
 def _prediction_step(
