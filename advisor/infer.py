@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from advisor import demo
 from advisor.errors import InputError
@@ -19,7 +20,7 @@ _MADE_FOR = {
     "ForSemanticSegmentation": "semantic-segmentation",
     "ForCTC": "automatic-speech-recognition",
 }
-"""End of a class's name -> its one task; ForCausalLM, ForMaskedLM and bare models do for several."""
+"""End of a class's name -> its one task; ForMaskedLM and bare models do for several."""
 
 
 def infer_task(model_path: str, data_path: str | None, label_column: str | None = None) -> str:
@@ -34,7 +35,7 @@ def infer_task(model_path: str, data_path: str | None, label_column: str | None 
     if demo.NAME in (model_path, data_path):
         return DEFAULT
     config = _config(demo.resolve(model_path, "model"))
-    architectures = tuple(map(str, config.get("architectures") or ()))
+    architectures = _architectures(config)
     for name in architectures:
         for end, task in _MADE_FOR.items():
             if name.endswith(end):
@@ -60,7 +61,7 @@ def infer_task(model_path: str, data_path: str | None, label_column: str | None 
     raise InputError("infer.ambiguous", model=model, columns=there, names=names, field="task")
 
 
-def _config(location: Path) -> dict[str, object]:
+def _config(location: Path) -> dict[str, Any]:
     """Empty where it cannot be read: whoever describes the model says why."""
     file = location / "config.json" if location.is_dir() else location
     try:
@@ -70,12 +71,16 @@ def _config(location: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_encoder(config: dict[str, object]) -> bool:
+def _architectures(config: dict[str, Any]) -> tuple[str, ...]:
+    names = config.get("architectures")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _is_encoder(config: dict[str, Any]) -> bool:
     """Whether tokens see what comes after them, so that it cannot learn to generate."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    names = config.get("architectures") or ()
-    if isinstance(names, list) and any(str(n).endswith(("ForCausalLM", "LMHeadModel")) for n in names):
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in _architectures(config)):
         return False
     kind = config.get("model_type")
     return kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and config.get("is_decoder") is not True

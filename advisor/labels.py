@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from advisor.errors import InputError
 from advisor.tasks import Task
@@ -132,8 +132,9 @@ def read(
 
 
 def _values(dataset: "datasets.Dataset", column: str) -> Iterable[Any]:
-    for batch in dataset.select_columns([column]).iter(batch_size=10_000):
-        yield from batch[column]  # type: ignore[index]
+    part = cast("datasets.Dataset", dataset.select_columns([column]))
+    for batch in cast("Iterable[dict[str, Any]]", part.iter(batch_size=10_000)):
+        yield from batch[column]
 
 
 def _is_number(name: str) -> bool:

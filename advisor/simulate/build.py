@@ -81,7 +81,7 @@ def _from_config(config: Any, structure: Structure, attention: str) -> Any:
 
 
 def give_padding(config: Any) -> None:
-    """A padding token, as the trainer sets the tokenizer's: decoders look for the last other one."""
+    """A padding token, where the trainer sets the tokenizer's: decoders look for it."""
     text = config.get_text_config()
     if text.pad_token_id is None:
         end = text.eos_token_id

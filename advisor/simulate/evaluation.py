@@ -54,7 +54,7 @@ def _joined(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
 
 
 def _look_at_sizes(tensors: tuple[torch.Tensor, ...]) -> None:
-    """accelerate's pad_across_processes in one process: it looks at each, and pads nothing."""
+    """Accelerate's pad_across_processes in one process: it looks at each, and pads nothing."""
     for tensor in tensors:
         if tensor.dim() > 1:
             sizes = torch.tensor(tensor.shape, device=tensor.device)[None].cpu()

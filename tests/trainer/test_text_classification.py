@@ -12,7 +12,20 @@ from advisor.own_arguments import DataArguments, ModelArguments
 from trainer.tasks import text_classification as task
 from trainer.train import _Trainer, build_model, build_tokenizer, read_rows
 
-WORDS = "good bad fine poor film song story very quite rather long short".split()
+WORDS = [
+    "good",
+    "bad",
+    "fine",
+    "poor",
+    "film",
+    "song",
+    "story",
+    "very",
+    "quite",
+    "rather",
+    "long",
+    "short",
+]
 BERT = transformers.BertConfig(
     vocab_size=40,
     hidden_size=16,
@@ -106,9 +119,7 @@ def prepare(root, model, file, tmp_path, *, method="full", limit=16, scratch=Fal
     model_args = ModelArguments(**{where: str(root / model)}, method=method, lora_r=4)
     rows, tokenizer = read_rows(args), build_tokenizer(model_args)
     torch.manual_seed(1)
-    built, warnings = build_model(
-        model_args, args.task, rows, tokenizer, with_checkpointing=False
-    )
+    built, warnings = build_model(model_args, args.task, rows, tokenizer, with_checkpointing=False)
     features = task.features(
         rows.train,
         rows=rows,
@@ -240,8 +251,7 @@ class Watched(transformers.TrainerCallback):
 
 
 def trained(root, name, tmp_path, micro, accumulation, *, ours=True, **more):
-    """Trained as `trainer.train` does; 22 rows, so that the last update has micro-batches of 2
-    and of fewer rows."""
+    """As `trainer.train` does; 21 rows, so that the last micro-batch has one where others have 2."""
     made = prepare(root, name, "rows.csv", tmp_path)
     watched = Watched()
     trainer = _Trainer(
@@ -276,9 +286,7 @@ def trained(root, name, tmp_path, micro, accumulation, *, ours=True, **more):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_loss_gradient_and_weights_do_not_depend_on_accumulation(
-    folder, tmp_path, name, smoothing
-):
+def test_loss_gradient_and_weights_do_not_depend_on_accumulation(folder, tmp_path, name, smoothing):
     more = {"label_smoothing_factor": smoothing}
     whole, weights = trained(folder, name, tmp_path, 8, 1, **more)
     parts, same_weights = trained(folder, name, tmp_path, 2, 4, **more)

@@ -28,7 +28,7 @@ def model_options(rows: Rows, tokenizer: Any, config: Any) -> dict[str, Any]:  #
     return {}
 
 
-def metrics(rows: Rows) -> None:  # noqa: ARG001
+def metrics(rows: Rows) -> None:
     """None: the evaluation loss is the metric."""
 
 
@@ -184,6 +184,4 @@ def collator(tokenizer: Any, args: DataArguments) -> "Collator | DataCollatorWit
         from transformers import DataCollatorWithFlattening
 
         return DataCollatorWithFlattening()
-    return Collator(
-        pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
-    )
+    return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)

@@ -137,7 +137,7 @@ def features(
 
 
 def collator(tokenizer: Any, args: DataArguments) -> Any:
-    """transformers' own: rows padded to the longest of their batch, with a mask."""
+    """Transformers' own: rows padded to the longest of their batch, with a mask."""
     from transformers import DataCollatorWithPadding
 
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of)

@@ -316,7 +316,10 @@ def test_a_model_whose_loss_type_is_unknown_counts_all_labels(tmp_path, differ):
     assert differ(found, expected, marks=False) is None
 
 
-@pytest.mark.parametrize("way", ["plain", "accumulation", "autocast", "lora", "checkpointing"])
+FULL = [pytest.param(w, marks=pytest.mark.full) for w in ("plain", "autocast", "checkpointing")]
+
+
+@pytest.mark.parametrize("way", ["accumulation", "lora", *FULL])
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifiers_loop_is_the_real_trainers(name, way, tmp_path, differ):
     config = CLASSIFIERS[name]
