@@ -1,8 +1,8 @@
 """The loss that the trainer takes itself, of tasks that say so; simulated as it is trained.
 
 Many heads take the mean over their micro-batch whatever Trainer asks of them, and Trainer goes by
-the forward's signature and divides by nothing (transformers 5.23, `model_accepts_loss_kwargs`): with
-4 micro-batches an update, loss and gradient are 4 times what they are with one.
+the forward's signature and does not divide (transformers 5.23, `model_accepts_loss_kwargs`): with 4
+micro-batches an update, loss and gradient are 4 times what they are with one.
 """
 
 from typing import TYPE_CHECKING, Any

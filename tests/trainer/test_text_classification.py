@@ -2,6 +2,11 @@
 
 import csv
 import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ import torch
 import transformers
 
 from advisor.own_arguments import DataArguments, ModelArguments
+from trainer import runs
 from trainer.tasks import text_classification as task
 from trainer.train import _Trainer, build_model, build_tokenizer, read_rows
 
@@ -48,25 +54,6 @@ LLAMA = transformers.LlamaConfig(
 )
 
 
-def save_tokenizer(folder):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)  # fmt: skip
-
-
 def write(path, header, rows):
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *rows])
@@ -74,7 +61,7 @@ def write(path, header, rows):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, save_tokenizer):
     """Two checkpoints without a head, a tokenizer beside each, and labelled rows."""
     root = tmp_path_factory.mktemp("classes")
     with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +155,7 @@ def test_the_config_names_the_classes_and_the_padding(folder, tmp_path):
 
 
 def test_a_checkpoint_with_these_classes_keeps_its_head_and_their_order(
-    folder, tmp_path, monkeypatch
+    folder, tmp_path, save_tokenizer
 ):
     head = transformers.BertForSequenceClassification(_with_classes("bca"))
     head.save_pretrained(tmp_path / "ordered")
@@ -187,7 +174,7 @@ def test_a_head_of_another_size_is_new(folder, tmp_path):
     assert "another size" in made.warnings[0][1]
 
 
-def test_numbers_are_the_ids_of_a_checkpoints_own_classes(folder, tmp_path):
+def test_numbers_are_the_ids_of_a_checkpoints_own_classes(folder, tmp_path, save_tokenizer):
     head = transformers.BertForSequenceClassification(_with_classes(["bad", "good"]))
     head.save_pretrained(tmp_path / "named")
     save_tokenizer(tmp_path / "named")
@@ -251,7 +238,7 @@ class Watched(transformers.TrainerCallback):
 
 
 def trained(root, name, tmp_path, micro, accumulation, *, ours=True, **more):
-    """As `trainer.train` does; 21 rows, so that the last micro-batch has one where others have 2."""
+    """As `trainer.train` does; of 21 rows, so that the last micro-batch has one row."""
     made = prepare(root, name, "rows.csv", tmp_path)
     watched = Watched()
     trainer = _Trainer(
@@ -311,3 +298,66 @@ def test_trainer_alone_is_four_times_off_for_bert(folder, tmp_path):
     parts, _ = trained(folder, "bert", tmp_path, 2, 4, ours=False)
     assert parts.losses[0] == pytest.approx(4 * whole.losses[0], rel=1e-4)
     assert parts.norms[0] == pytest.approx(4 * whole.norms[0], rel=1e-4)
+
+
+# --- the program -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arguments(bench, reviews):
+    """12 updates an epoch, dropout on, evaluated twice."""
+
+    def write(**changes):
+        names = ("config_name", "tokenizer_name", "train_file", "validation_file")
+        return bench.write(
+            **(
+                dict.fromkeys(names)
+                | {
+                    "model_name_or_path": str(reviews / "bert"),
+                    "train_file": str(reviews / "reviews.csv"),
+                    "task": "text-classification",
+                    "per_device_train_batch_size": 4,
+                    "gradient_accumulation_steps": 2,
+                    "max_steps": 60,
+                    "eval_strategy": "steps",
+                    "eval_steps": 30,
+                    "save_strategy": "steps",
+                    "save_steps": 30,
+                }
+                | changes
+            )
+        )
+
+    return write
+
+
+def test_a_run_reports_accuracy_and_keeps_the_names_of_the_classes(bench, arguments):
+    run_dir = Path(bench.train(arguments()).stdout.splitlines()[0])
+    evals = bench.events(run_dir, "eval")
+    assert [e["step"] for e in evals] == [30, 60]
+    assert evals[-1]["eval_accuracy"] == evals[-1]["eval_f1"] == 1.0  # five rows
+    assert "eval_perplexity" not in evals[-1]
+    (end,) = bench.events(run_dir, "end")
+    config = json.loads((Path(end["model_path"]) / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert "new_weights" in [e["code"] for e in bench.events(run_dir, "warning")]
+
+
+@pytest.mark.full
+def test_a_resumed_run_equals_the_uninterrupted_one(bench, arguments):
+    file = arguments(max_steps=120)
+    whole = Path(bench.train(file).stdout.splitlines()[0])
+    run_dir = bench.root / "classes-cut"
+    argv = [sys.executable, "-P", "-m", "trainer", str(file), "--run-dir", str(run_dir)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        bench.wait(lambda: bench.steps(run_dir) > 30)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=30) == 0, child.stderr.read()
+    stopped = runs.read_status(run_dir)
+    assert (stopped.state, stopped.step < 120) == ("stopped", True)
+    bench.train(file, "--run-dir", run_dir)
+    assert bench.losses(run_dir) == bench.losses(whole)
+    keys = ("step", "eval_loss", "eval_accuracy", "eval_f1")
+    last = [[e[k] for k in keys] for r in (run_dir, whole) for e in bench.events(r, "eval")[-1:]]
+    assert last[0] == last[1]
