@@ -135,15 +135,15 @@ def _change_model(asked: Question, shown: Recommendation | None) -> None:
     st.text_input(
         t("model.path", lang), key="model_path", help=t("model.path.help", lang), on_change=change
     )
-    tasks = (None, *trainable_tasks())
-    st.session_state["model_task"] = asked.task if asked.task in tasks else None
+    tasks = ("", *trainable_tasks())
+    st.session_state["model_task"] = asked.task if asked.task in tasks else ""
     st.selectbox(
         t("model.task", lang),
         tasks,
         key="model_task",
         format_func=lambda task: task or t("model.task.any", lang),
         on_change=lambda: state.change_question(
-            task=st.session_state["model_task"], label_column=None, text_column=None
+            task=st.session_state["model_task"] or None, label_column=None, text_column=None
         ),
     )
     if shown is not None:

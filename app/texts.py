@@ -193,7 +193,7 @@ def data_facts(data: DataDescription, max_length: int | None, lang: str) -> tupl
 def class_counts(data: DataDescription, lang: str, most: int = 8) -> str:
     """The classes with their training rows, in the order of their ids."""
     pairs = zip(data.labels[:most], data.label_rows, strict=False)
-    shown = [f"{name} {units.format_count(rows)}" for name, rows in pairs]
+    shown = [f"{name}: {units.format_count(rows)}" for name, rows in pairs]
     if len(data.labels) > most:
         shown.append(t("data.classes.more", lang, count=len(data.labels) - most))
     return DOT.join(shown)
