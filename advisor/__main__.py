@@ -78,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", required=True, help='directory, config.json, hub id or "demo"')
     command.add_argument("--data", help='file, directory, hub id or "demo"')
     command.add_argument("--task", help="kind of training; inferred when left out")
-    command.add_argument("--text-column", help="column with the text; found when left out")
+    command.add_argument(
+        "--text-column", help='column with the text, "one,two" for a pair; found when left out'
+    )
+    command.add_argument("--label-column", help="column with the class; found when left out")
     command.add_argument("--validation", help="evaluation rows; split off when left out")
     command.add_argument("--method", choices=("auto", "full", "lora", "qlora"), default="auto")
     command.add_argument("--machine", help='e.g. "A100-SXM4-80GB x 8"; this one when left out')
@@ -124,6 +127,7 @@ def _recommend(args: argparse.Namespace) -> int:
         data=args.data,
         task=args.task,
         text_column=args.text_column,
+        label_column=args.label_column,
         validation=args.validation,
         method=args.method,
         machine=args.machine,

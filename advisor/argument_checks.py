@@ -15,6 +15,7 @@ from advisor import own_arguments, training_arguments
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.locale import Message
 from advisor.plan import check_batches
+from advisor.tasks import find_task
 
 NEVER_WRITTEN = ("hub_token", "parallelism_config", "local_rank")
 """A secret, an object that JSON cannot hold, and the launcher's business."""
@@ -222,6 +223,10 @@ def _check_own(data: Mapping[str, Any], source: str | Message) -> None:
             given=_given(given),
             field="model_name_or_path",
         )
+    has_labels = find_task(data.get("task", "causal-lm")).has_labels
+    for name in ("text_column_names", "label_column_name"):
+        if data.get(name) is not None and not has_labels:
+            raise InputError("argument_checks.no_labels", source=source, field=name)
     check_batches(
         **{n: data.get(n, f.default) for n, f in own_arguments.fields().items() if n in _BATCHES}
     )

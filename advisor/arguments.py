@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from advisor import own_arguments, records, training_arguments
 from advisor.argument_checks import check_arguments, read_json, shown
+from advisor.data import DataDescription
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.own_arguments import DataArguments, ModelArguments
 from advisor.plan import Checkpointing, TrainingPlan
 from advisor.recommendation import Recommendation
+from advisor.tasks import find_task
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -65,7 +67,6 @@ CONSTANTS: dict[str, Any] = {
     "output_dir": "checkpoints",
     "do_train": True,
     "report_to": "none",
-    "prediction_loss_only": True,
     "logging_strategy": "steps",
     "logging_first_step": True,
     # The default logs a NaN loss as 0.0.
@@ -106,7 +107,7 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         "train_file": data.path,
         "validation_file": data.validation_path,
         "validation_split_percentage": own["validation_split_percentage"].default,
-        "text_column": data.text_column,
+        **_columns(plan.task, data),
         "max_seq_length": plan.max_length,
         "packing": plan.packing,
         "padding_free": plan.padding_free,
@@ -135,7 +136,11 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         InputError: there is no plan, or a pin that no file may hold.
     """
     plan = _plan_of(recommendation)
-    values = {**CONSTANTS, "do_eval": plan.eval_strategy != "no"}
+    values = {
+        **CONSTANTS,
+        "do_eval": plan.eval_strategy != "no",
+        "prediction_loss_only": not find_task(plan.task).predicts,
+    }
     for advice in recommendation.advice:
         if not advice.pinned and advice.field in ONLY_WHEN_PINNED:
             continue
@@ -159,6 +164,13 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     ordered = {name: values[name] for name in training_arguments.fields() if name in values}
     check_arguments(ordered, words("arguments.recommended"), training_only=True)
     return ordered
+
+
+def _columns(task: str, data: DataDescription) -> dict[str, str | None]:
+    """Where the text is, and the class: spelled as in the example script of the task."""
+    if not find_task(task).has_labels:
+        return {"text_column": data.text_column}
+    return {"text_column_names": data.text_column, "label_column_name": data.label_column}
 
 
 def _plan_of(recommendation: Recommendation) -> TrainingPlan:

@@ -18,13 +18,14 @@ from advisor.errors import InputError
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.rows import Rows, load_rows
+from advisor.tasks import Task, find_task
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["DataDescription", "Rows", "describe_data", "load_rows", "tokenise_texts"]
+__all__ = ["DataDescription", "Rows", "describe_data", "encode", "load_rows", "tokenise_texts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class DataDescription:
     format: Literal["jsonl", "json", "csv", "txt"]
     columns: tuple[str, ...]
     text_column: str
+    """One, or "one,two" where a row is a pair of texts."""
     num_rows: int
     """Rows of the training split, exact."""
     num_eval_rows: int
@@ -59,6 +61,12 @@ class DataDescription:
     notes: tuple[str, ...] = ()
     validation_path: str | None = None
     """File the evaluation rows come from; None: split off."""
+    label_column: str | None = None
+    """Where the classes are, of a task whose rows have one."""
+    labels: tuple[str, ...] = ()
+    """The classes in the order of their ids."""
+    label_rows: tuple[int, ...] = ()
+    """Training rows of each."""
 
     def longest_batch_tokens(self, max_length: int) -> int:
         """Length of the longest row after cutting at `max_length`: sizes the peak."""
@@ -175,6 +183,37 @@ def tokenise_texts(
     return rows
 
 
+def encode(
+    tokenizer: Any,
+    columns: Sequence[Sequence[str]],
+    max_length: int | None = None,
+    *,
+    types: bool | None = False,
+) -> dict[str, list[list[int]]]:
+    """Each row as a model is asked about it: one text or a pair, with the special tokens.
+
+    Args:
+        tokenizer: of transformers.
+        columns: the texts of all rows; a second column is the other half of each pair.
+        max_length: tokens a row is cut at, from the longer text's end; None leaves rows whole.
+        types: whether token_type_ids are wanted beside input_ids.
+    """
+    found: dict[str, list[list[int]]] = {}
+    for start in range(0, len(columns[0]), _CHUNK_ROWS):
+        texts = [list(column[start : start + _CHUNK_ROWS]) for column in columns]
+        chunk = tokenizer(
+            *texts,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=types,
+            verbose=False,
+        )
+        for name, rows in chunk.items():
+            found.setdefault(name, []).extend(rows)
+    return found
+
+
 def describe_data(
     path: str | Path,
     *,
@@ -182,6 +221,7 @@ def describe_data(
     task: str,
     text_column: str | None = None,
     validation_path: str | Path | None = None,
+    label_column: str | None = None,
 ) -> DataDescription:
     """Describe a data set by the token lengths the model's tokenizer gives its rows.
 
@@ -191,14 +231,16 @@ def describe_data(
         task: slug of `advisor.tasks`.
         text_column: where the text is; inferred when left out.
         validation_path: the evaluation file, if there is one.
+        label_column: where the class is; inferred when left out.
 
     Raises:
         InputError: the data or the tokenizer cannot be read.
     """
-    rows = load_rows(path, text_column, validation_path, task)
+    rows = load_rows(path, text_column, validation_path, task, label_column=label_column)
+    labels = rows.labels
     file = demo.resolve(str(path), "data")
     other = None if validation_path is None else Path(validation_path).expanduser()
-    lengths, longest, notes = _measure(rows, model)
+    lengths, longest, notes = _measure(rows, model, find_task(task))
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
     kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
@@ -207,7 +249,7 @@ def describe_data(
         path=str(file),
         format=rows.format,
         columns=tuple(rows.train.column_names),
-        text_column=rows.text_column,
+        text_column=",".join(rows.text_columns),
         num_rows=len(rows.train),
         num_eval_rows=len(rows.evaluation),
         num_measured_rows=len(ordered),
@@ -219,22 +261,30 @@ def describe_data(
         p99_tokens=_quantile(ordered, 0.99),
         max_tokens=longest,
         num_empty_rows=rows.num_empty_rows,
-        preview=tuple(
-            text[:_PREVIEW_CHARACTERS]
-            for text in rows.train[: min(_PREVIEW_ROWS, len(rows.train))][rows.text_column]
-        ),
-        fingerprint=_fingerprint(file, other, rows.text_column),
+        preview=_preview(rows),
+        fingerprint=_fingerprint(file, other, rows),
         notes=(*rows.notes, *notes),
         validation_path=None if other is None else str(other),
+        label_column=labels.column if labels else None,
+        labels=labels.names if labels else (),
+        label_rows=labels.counts if labels else (),
     )
 
 
-def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[str, ...]]:
+def _preview(rows: Rows) -> tuple[str, ...]:
+    first = rows.train[: min(_PREVIEW_ROWS, len(rows.train))]
+    texts = zip(*(first[column] for column in rows.text_columns), strict=True)
+    return tuple("\n".join(text[:_PREVIEW_CHARACTERS] for text in row) for row in texts)
+
+
+def _measure(
+    rows: Rows, model: ModelDescription, task: Task
+) -> tuple[list[int], int, tuple[str, ...]]:
     """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
     import numpy as np
 
     parts = (rows.train, rows.evaluation)
-    num_bytes = np.concatenate([_byte_lengths(part, rows.text_column) for part in parts])
+    num_bytes = np.concatenate([_byte_lengths(part, rows.text_columns) for part in parts])
     if not model.has_tokenizer:
         lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
         note = (
@@ -244,11 +294,12 @@ def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple
         return lengths, max(lengths), (note,)
     tokenizer = _load_tokenizer(model)
     sample = _draw_sample(num_bytes)
-    lengths = _token_lengths(tokenizer, parts, rows.text_column, sample)
+    count = _Counter(tokenizer, parts, rows.text_columns, task)
+    lengths = count(sample)
     if len(sample) == len(num_bytes):
         return lengths, max(lengths), ()
     longest = np.argsort(num_bytes, kind="stable")[-_NUM_LONGEST:]
-    most = max(_token_lengths(tokenizer, parts, rows.text_column, longest))
+    most = max(count(longest))
     note = (
         f"Token lengths are of a sample: sampled {len(sample):,} of {len(num_bytes):,} rows, drawn "
         f"over the whole data with seed {_SAMPLE_SEED}; the {_NUM_LONGEST} longest rows by bytes "
@@ -257,14 +308,17 @@ def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple
     return lengths, most, (note,)
 
 
-def _byte_lengths(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
-    """UTF-8 bytes of each row's text, read in Arrow without making Python strings."""
+def _byte_lengths(dataset: "datasets.Dataset", columns: tuple[str, ...]) -> "np.ndarray":
+    """UTF-8 bytes of each row's texts, read in Arrow without making Python strings."""
     import numpy as np
     import pyarrow.compute as pc
 
-    texts = cast("datasets.Dataset", dataset.select_columns([column])).with_format("arrow")
+    def count(table: "pa.Table", column: str) -> "np.ndarray":
+        return pc.call_function("binary_length", [table[column]]).to_numpy()
+
+    texts = cast("datasets.Dataset", dataset.select_columns(list(columns))).with_format("arrow")
     tables = cast("Iterator[pa.Table]", texts.iter(batch_size=10_000))
-    lengths = [pc.call_function("binary_length", [t[column]]).to_numpy() for t in tables]
+    lengths = [np.sum([count(t, column) for column in columns], axis=0) for t in tables]
     return np.concatenate(lengths).astype("int64")
 
 
@@ -280,19 +334,30 @@ def _draw_sample(num_bytes: "np.ndarray") -> "np.ndarray":
     return np.sort(order[: max(affordable, 1)])
 
 
-def _token_lengths(
-    tokenizer: Any, parts: Sequence["datasets.Dataset"], column: str, indices: "np.ndarray"
-) -> list[int]:
-    """Token lengths of the rows at `indices`, counted through `parts` one after the other."""
-    lengths: list[int] = []
-    offset = 0
-    for part in parts:
-        here = indices[(indices >= offset) & (indices < offset + len(part))] - offset
-        for start in range(0, len(here), _CHUNK_ROWS):
-            texts = part[here[start : start + _CHUNK_ROWS]][column]
-            lengths += [len(ids) for ids in tokenise_texts(tokenizer, texts)]
-        offset += len(part)
-    return lengths
+@dataclass(frozen=True)
+class _Counter:
+    """Counts the tokens of the rows at `indices`, counted through `parts` one after the other."""
+
+    tokenizer: Any
+    parts: Sequence["datasets.Dataset"]
+    columns: tuple[str, ...]
+    task: Task
+
+    def __call__(self, indices: "np.ndarray") -> list[int]:
+        lengths: list[int] = []
+        offset = 0
+        for part in self.parts:
+            here = indices[(indices >= offset) & (indices < offset + len(part))] - offset
+            for start in range(0, len(here), _CHUNK_ROWS):
+                chunk = part[here[start : start + _CHUNK_ROWS]]
+                lengths += map(len, self._tokenise([chunk[name] for name in self.columns]))
+            offset += len(part)
+        return lengths
+
+    def _tokenise(self, texts: list[list[str]]) -> list[list[int]]:
+        if self.task.ends_texts:
+            return tokenise_texts(self.tokenizer, texts[0])
+        return encode(self.tokenizer, texts)["input_ids"]
 
 
 def _load_tokenizer(model: ModelDescription) -> Any:
@@ -323,7 +388,9 @@ def _reduce(ordered: Sequence[int]) -> list[int]:
     return [ordered[round(i * last / (_MAX_LENGTHS - 1))] for i in range(_MAX_LENGTHS)]
 
 
-def _fingerprint(file: Path, other: Path | None, column: str) -> str:
+def _fingerprint(file: Path, other: Path | None, rows: Rows) -> str:
     files = [file] if other is None else [file, other]
     stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(json.dumps([stats, column]).encode()).hexdigest()
+    column = ",".join(rows.text_columns)
+    columns = [column] if rows.labels is None else [column, rows.labels.column]
+    return hashlib.sha256(json.dumps([stats, *columns]).encode()).hexdigest()

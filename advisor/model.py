@@ -91,23 +91,28 @@ _SAFETENSORS_DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
 }
 
 
-def describe_model(path: str, task: str) -> ModelDescription:
+def describe_model(path: str, task: str, num_labels: int | None = None) -> ModelDescription:
     """Describe a model from its config and the headers of its weight files.
 
     Args:
         path: a directory with config.json, a config.json (then weights and tokenizer beside it are
             not used), or "demo".
         task: slug of `advisor.tasks`; its auto class decides the architecture and so the count.
+        num_labels: classes that the data has, of a task with classes; None: those of the config.
 
     Raises:
         InputError: the files cannot be used, or the task cannot use this model.
     """
+    from advisor.simulate.build import context_of
+
     found = find_task(task)
     location = demo.resolve(path, "model")
     config_file = _config_file(location)
     content = _read_json(config_file)
     _check_model_type(content, config_file)
     config = _load_config(config_file)
+    if found.has_labels and num_labels is not None:
+        config.num_labels = num_labels
     model = _build_on_meta(config, found, config_file)
     text_config = config.get_text_config(decoder=True)
     notes = _config_notes(content, model, found, location)
@@ -127,14 +132,14 @@ def describe_model(path: str, task: str) -> ModelDescription:
         num_trainable_layers=_integer(text_config, "num_hidden_layers"),
         hidden_size=_integer(text_config, "hidden_size"),
         vocab_size=_integer(text_config, "vocab_size"),
-        max_position_embeddings=_integer(text_config, "max_position_embeddings"),
+        max_position_embeddings=context_of(model),
         checkpoint_dtype=stored or _dtype_name(config.dtype) or _dtype_name(text_config.dtype),
         has_weights=bool(weights),
         has_tokenizer=bool(tokenizer_files),
         weights_bytes=sum(f.stat().st_size for f in weights) if weights else None,
         fingerprint=_fingerprint(plain, (*weights, *tokenizer_files)),
-        notes=(*notes, *stored_notes),
-        linear_modules=_linear_modules(model),
+        notes=(*notes, *stored_notes, *(_head_notes(model, weights) if found.has_labels else ())),
+        linear_modules=_linear_modules(model, found),
     )
 
 
@@ -345,8 +350,9 @@ def _tokenizer_files(directory: Path) -> tuple[Path, ...]:
     return files
 
 
-def _linear_modules(model: "PreTrainedModel") -> dict[str, tuple[int, int]]:
+def _linear_modules(model: "PreTrainedModel", task: Task) -> dict[str, tuple[int, int]]:
     """What peft's "all-linear" targets: Linear and GPT-2's Conv1D, without the output head."""
+    heads = ("classifier", "score") if task.has_labels else ()
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -355,7 +361,7 @@ def _linear_modules(model: "PreTrainedModel") -> dict[str, tuple[int, int]]:
     head = output_layer(model)
     found: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
-        if module is head:
+        if module is head or name.partition(".")[0] in heads:
             continue
         last = name.rpartition(".")[2]
         if isinstance(module, torch.nn.Linear):
@@ -368,6 +374,30 @@ def _linear_modules(model: "PreTrainedModel") -> dict[str, tuple[int, int]]:
 def _integer(config: "PreTrainedConfig", name: str) -> int | None:
     value = getattr(config, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _head_notes(model: "PreTrainedModel", weights: tuple[Path, ...]) -> tuple[str, ...]:
+    """Said where the checkpoint has no head of this task, or one for other classes."""
+    from safetensors import safe_open
+
+    if not weights or weights[0].suffix != ".safetensors":
+        return ()
+    stored: dict[str, tuple[int, ...]] = {}
+    for file in weights:
+        with safe_open(file, framework="pt") as header:
+            for name in header.keys():  # noqa: SIM118 - not a mapping
+                stored[name] = tuple(header.get_slice(name).get_shape())
+    inside = f"{model.base_model_prefix}."
+    head = {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith(inside)}
+    if all(stored.get(name) == shape for name, shape in head.items()):
+        return ()
+    why = "the checkpoint has none"
+    if any(name in stored for name in head):
+        why = "the checkpoint's is of another size"
+    return (
+        f"The head ({', '.join(head)}) for {model.config.num_labels} classes starts from random "
+        f"weights: {why}.",
+    )
 
 
 def _dtype_name(

@@ -62,6 +62,12 @@ class DataArguments:
         5, "Share of the training rows split off for evaluation where there is no file."
     )
     text_column: str | None = _field(None, "Column with the text; null finds it.")
+    text_column_names: str | None = _field(
+        None, "text-classification: column with the text, or one,two for a pair; null finds it."
+    )
+    label_column_name: str | None = _field(
+        None, "text-classification: column with the class; null finds it."
+    )
     max_seq_length: int = _field(1024, "Rows are cut here, in tokens.")
     packing: bool = _field(
         False, "Texts with an end token after each are one stream, cut into rows of max_seq_length."

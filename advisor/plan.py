@@ -12,6 +12,7 @@ from typing import Any, Literal
 from advisor import records
 from advisor.errors import PlanError, words
 from advisor.locale import Message
+from advisor.tasks import find_task
 
 Method = Literal["full", "lora", "qlora"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -343,7 +344,7 @@ def check_batches(
             of it), or attention that needs a mask to keep rows apart.
     """
     name = "packing" if packing else "padding_free"
-    if (packing or padding_free) and task != "causal-lm":
+    if (packing or padding_free) and not find_task(task).ends_texts:
         raise PlanError("plan.packing_task", name=name, task=task, field=name)
     if packing and padding_free:
         raise PlanError("plan.packing_twice", field="padding_free")

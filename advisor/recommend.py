@@ -40,7 +40,6 @@ from advisor.solve import (
 from advisor.tasks import find_trainable_task
 from advisor.versions import installed
 
-DEFAULT_TASK = "causal-lm"
 PACKAGES = ("training-advisor", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -51,7 +50,10 @@ class Question:
     model: str = "demo"
     data: str | None = "demo"
     task: str | None = None
+    """None: inferred from model and data."""
     text_column: str | None = None
+    """"one,two" for a pair."""
+    label_column: str | None = None
     validation: str | None = None
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
     machine: str | None = None
@@ -97,16 +99,40 @@ class Advisor:
             )
         return self._machines[name]
 
-    def model(self, path: str, task: str) -> ModelDescription:
-        """The description of a model.
+    def task(self, question: Question) -> str:
+        """The task asked for, else the one that model and data are for.
+
+        Raises:
+            InputError: it cannot be trained, or several are possible.
+        """
+        if question.task is not None:
+            return find_trainable_task(question.task).slug
+        paths = [demo.resolve(question.model, "model")]
+        paths += [demo.resolve(question.data, "data")] if question.data else []
+        key = ("task", *map(str, paths), question.label_column)
+        key = (*key, *(stamp for path in paths for stamp in _stamps(path)))
+        if key not in self._described:
+            self._described[key] = self._worker.call(
+                "infer_task",
+                {
+                    "model_path": question.model,
+                    "data_path": question.data,
+                    "label_column": question.label_column,
+                },
+            )
+        return find_trainable_task(self._described[key]).slug
+
+    def model(self, path: str, task: str, num_labels: int | None = None) -> ModelDescription:
+        """The description of a model, for so many classes where the task has any.
 
         Raises:
             InputError: it cannot be read.
         """
         where = demo.resolve(path, "model")
-        key = ("model", str(where), task, *_stamps(where))
+        key = ("model", str(where), task, num_labels, *_stamps(where))
         if key not in self._described:
-            answer = self._worker.call("describe_model", {"path": path, "task": task})
+            asked = {"path": path, "task": task, "num_labels": num_labels}
+            answer = self._worker.call("describe_model", asked)
             self._described[key] = records.decode(ModelDescription, answer, "model")
         return self._described[key]
 
@@ -118,9 +144,10 @@ class Advisor:
         """
         if question.data is None:
             return None
-        task = find_trainable_task(question.task or DEFAULT_TASK).slug
+        task = self.task(question)
         where = demo.resolve(question.data, "data")
-        key = ("data", str(where), question.text_column, question.validation, question.model, task)
+        columns = (question.text_column, question.label_column)
+        key = ("data", str(where), *columns, question.validation, question.model, task)
         key = (*key, *_stamps(where), *_stamps(demo.resolve(question.model, "model")))
         if key not in self._described:
             answer = self._worker.call(
@@ -131,6 +158,7 @@ class Advisor:
                     "task": task,
                     "text_column": question.text_column,
                     "validation_path": question.validation,
+                    "label_column": question.label_column,
                 },
             )
             self._described[key] = records.decode(DataDescription, answer, "data")
@@ -182,15 +210,17 @@ class Advisor:
     def _prepare(
         self, question: Question, on_progress: Progress | None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
-        task = find_trainable_task(question.task or DEFAULT_TASK).slug
+        task = self.task(question)
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
         if pins.get("fsdp"):
             pins.setdefault("devices", max(len(machine.gpus), 1))
+        data = self.data(question)
+        num_labels = len(data.labels) or None if data else None
         facts = Facts(
             machine=machine,
-            model=self.model(question.model, task),
-            data=self.data(question),
+            model=self.model(question.model, task, num_labels),
+            data=data,
             task=task,
         )
         estimator = Estimator(

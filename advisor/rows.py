@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from advisor import demo, row_faults
+from advisor import columns, demo, labels, row_faults
 from advisor.errors import InputError
 from advisor.home import cache_dir
-from advisor.tasks import find_task
+from advisor.labels import Labels
+from advisor.tasks import Task, find_task
 
 if TYPE_CHECKING:
     import datasets
@@ -30,16 +31,24 @@ _MAX_SPLIT_ROWS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of a training run, read and split; every row has text in `text_column`."""
+    """The rows of a training run, read and split; every row has text in `text_columns`."""
 
     train: "datasets.Dataset"
     evaluation: "datasets.Dataset"
-    text_column: str
+    text_columns: tuple[str, ...]
+    """One, or the two of a pair."""
     format: Format
     """Of the training file."""
     num_empty_rows: int
     """Rows of all files left out because they hold no text: empty, null or not text."""
     notes: tuple[str, ...] = ()
+    labels: Labels | None = None
+    """The classes of a task whose rows have one."""
+
+    @property
+    def text_column(self) -> str:
+        """The first of them: the one of a task without pairs."""
+        return self.text_columns[0]
 
 
 def load_rows(
@@ -48,6 +57,7 @@ def load_rows(
     validation_path: str | Path | None = None,
     task: str = "causal-lm",
     *,
+    label_column: str | None = None,
     validation_split_percentage: float = 5,
 ) -> Rows:
     """Read a local data file and its evaluation split.
@@ -57,10 +67,12 @@ def load_rows(
 
     Args:
         path: .jsonl, .json, .csv or .txt file, UTF-8; or "demo".
-        text_column: where the text is; looked for under the task's usual names when left out.
+        text_column: where the text is, "one,two" for a pair; looked for under the task's usual
+            names when left out.
         validation_path: a file to evaluate on; without it rows are held out: the same ones each
             time, at least 1 and at most 2,000.
         task: slug of `advisor.tasks`.
+        label_column: where the class is, of a task whose rows have one; looked for likewise.
         validation_split_percentage: share of rows held out, in percent.
 
     Raises:
@@ -68,39 +80,82 @@ def load_rows(
     """
     file = demo.resolve(str(path), "data")
     format_ = _format_of(file, "data")
-    whole, notes = _read(file, format_, text_column, task)
-    column = _find_text_column(whole, file, text_column, task)
-    rows, num_dropped, more = _with_text(whole, file, format_, column)
+    found = find_task(task)
+    whole, notes = _read(file, format_, columns.csv_texts(found, text_column, label_column), found)
+    texts = columns.find_text(whole, file, text_column, found, label_column)
+    rows, kept, more = _with_text(whole, file, format_, texts, found)
     notes += more
-    if validation_path is not None:
-        other = Path(validation_path).expanduser()
-        other_format = _format_of(other, "validation")
-        whole_other, other_notes = _read(other, other_format, column, task)
-        _require_column(whole_other, other, column)
-        evaluation, num_dropped_other, more = _with_text(whole_other, other, other_format, column)
-        notes += other_notes + more
-        return Rows(
-            train=rows,
-            evaluation=evaluation,
-            text_column=column,
-            format=format_,
-            num_empty_rows=num_dropped + num_dropped_other,
-            notes=notes,
+    num_dropped, names, column = len(whole) - len(rows), None, None
+    if found.has_labels:
+        column = labels.find_column(whole, file, label_column, found, texts)
+        names = labels.read(rows, file, column, kept)
+    if validation_path is None:
+        chosen = _held_out(len(rows), file, validation_split_percentage)
+        train, evaluation = _select(rows, ~chosen), _select(rows, chosen)
+        share = 100 * len(evaluation) / len(rows)
+        held_out = (
+            f"No validation file: {len(evaluation):,} of {len(rows):,} rows ({share:.2g} %) are "
+            f"held out for evaluation, drawn with seed {_SPLIT_SEED}."
         )
-    train, evaluation = _split(rows, file, validation_split_percentage)
-    share = 100 * len(evaluation) / len(rows)
-    held_out = (
-        f"No validation file: {len(evaluation):,} of {len(rows):,} rows ({share:.2g} %) are held "
-        f"out for evaluation, drawn with seed {_SPLIT_SEED}."
-    )
+        notes = (*notes, held_out)
+        classes = None
+        if names is not None and column is not None:
+            parts: tuple[list[str], list[str]] = ([], [])
+            for name, is_out in zip(names, chosen.tolist(), strict=True):
+                parts[is_out].append(name)
+            classes = labels.collect(column, file, *parts)
+    else:
+        other = Path(validation_path).expanduser()
+        train, classes = rows, None
+        if names is not None and column is not None:
+            classes = labels.collect(column, file, names)
+        evaluation, num_missing, more = _read_evaluation(other, texts, classes, found)
+        num_dropped += num_missing
+        notes += more
     return Rows(
         train=train,
         evaluation=evaluation,
-        text_column=column,
+        text_columns=texts,
         format=format_,
         num_empty_rows=num_dropped,
-        notes=(*notes, held_out),
+        notes=(*notes, *(classes.notes if classes else ())),
+        labels=classes,
     )
+
+
+def column_names(path: str | Path) -> tuple[str, ...]:
+    """The columns of a data file by its header or first row; none where that cannot be read.
+
+    Raises:
+        InputError: no such file, or none of a known format.
+    """
+    file = demo.resolve(str(path), "data")
+    format_ = _format_of(file, "data")
+    try:
+        if format_ == "txt":
+            return ("text",)
+        if format_ == "csv":
+            return tuple(_csv_header(file))
+        return tuple(next(_json_rows(file, format_), {}))
+    except (csv.Error, ValueError, AttributeError):  # load_rows says what and where
+        return ()
+
+
+def _read_evaluation(
+    file: Path, texts: tuple[str, ...], classes: Labels | None, task: Task
+) -> tuple["datasets.Dataset", int, tuple[str, ...]]:
+    """The rows of a file of their own, how many are left out, and notes."""
+    format_ = _format_of(file, "validation")
+    asked = (",".join(texts), classes.column if classes else None)
+    whole, notes = _read(file, format_, columns.csv_texts(task, *asked), task)
+    for column in texts:
+        columns.require(whole, file, column)
+    rows, kept, more = _with_text(whole, file, format_, texts, task)
+    if classes is not None:
+        labels.find_column(whole, file, classes.column, task, texts)
+        names = labels.read(rows, file, classes.column, kept, field="validation")
+        labels.check_evaluation(classes, file, names, kept)
+    return rows, len(whole) - len(rows), notes + more
 
 
 def _format_of(file: Path, field: str) -> Format:
@@ -143,20 +198,20 @@ def _is_json(line: bytes) -> bool:
 
 
 def _read(
-    file: Path, format_: Format, text_column: str | None, task: str
+    file: Path, format_: Format, names: tuple[str, ...], task: Task
 ) -> tuple["datasets.Dataset", tuple[str, ...]]:
     """All columns of the file; the text column alone where others change their type on the way."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
 
-    names = (text_column,) if text_column else find_task(task).text_columns
     failures = (DatasetsError, pa.ArrowException, OSError, TypeError, ValueError)
     try:
         with _quiet():
             return _read_all_columns(file, format_, names), ()
     except failures as error:
         fault = row_faults.find_fault(file, format_)
-        column = None if fault else _first_column(file, format_, names)
+        alone = not fault and not task.has_labels  # a class stands in a column beside the text
+        column = _first_column(file, format_, names) if alone else None
         if column is None:
             raise row_faults.as_input_error(file, format_, fault, error) from error
         cause = row_faults.root_cause(error)
@@ -256,90 +311,44 @@ def _csv_header(file: Path) -> list[str]:
         return next(csv.reader(stream), [])
 
 
-def _is_text(feature: Any) -> bool:
-    """Whether a column can hold text; Json is a column of mixed types."""
-    import datasets
-
-    return isinstance(feature, datasets.Json) or (
-        isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    )
-
-
-def _find_text_column(
-    dataset: "datasets.Dataset", file: Path, text_column: str | None, task: str
-) -> str:
-    if text_column is not None:
-        _require_column(dataset, file, text_column)
-        return text_column
-    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
-    for name in find_task(task).text_columns:
-        if name in texts:
-            return name
-    if len(texts) == 1:
-        return texts[0]
-    if texts:
-        raise InputError("rows.which_column", path=file, names=texts, field="text_column")
-    columns = _columns_in_words(dataset)
-    raise InputError("rows.no_text_column", path=file, columns=columns, field="text_column")
-
-
-def _require_column(dataset: "datasets.Dataset", file: Path, column: str) -> None:
-    if column not in dataset.features:
-        raise InputError(
-            "rows.no_column",
-            path=file,
-            column=column,
-            names=tuple(dataset.column_names),
-            field="text_column",
-        )
-    if not _is_text(dataset.features[column]):
-        raise InputError(
-            "rows.column_no_text",
-            path=file,
-            column=column,
-            columns=_columns_in_words(dataset),
-            field="text_column",
-        )
-
-
-def _columns_in_words(dataset: "datasets.Dataset") -> str:
-    """Column names with their types: "id (int64), tags (list)"."""
-    kinds = {
-        name: getattr(feature, "dtype", type(feature).__name__)
-        for name, feature in dataset.features.items()
-    }
-    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-
-
 def _with_text(
-    dataset: "datasets.Dataset", file: Path, format_: Format, column: str
-) -> tuple["datasets.Dataset", int, tuple[str, ...]]:
-    """The rows whose `column` is a text that is not blank, how many are left out, and notes."""
+    dataset: "datasets.Dataset", file: Path, format_: Format, texts: tuple[str, ...], task: Task
+) -> tuple["datasets.Dataset", list[int], tuple[str, ...]]:
+    """The rows with a text that is not blank in each of `texts`, their numbers, and notes."""
     import datasets
+    import numpy as np
     import pyarrow as pa
 
     notes: tuple[str, ...] = ()
-    if isinstance(dataset.features[column], datasets.Json):
+    for column in texts:
+        if not isinstance(dataset.features[column], datasets.Json):
+            continue
+        if task.has_labels:  # the class stands beside it
+            raise InputError("rows.mixed_column", path=file, column=column, field="text_column")
         # datasets keeps such a column as JSON and turns the text "4" into a number
         notes = (f"Column {column!r} of {file.name} mixes types, so it alone is read.",)
         with _quiet():
             dataset = _read_one_column(file, format_, column)
-    try:
-        keep = _text_mask(dataset, column)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        fault = row_faults.find_fault(file, format_)
-        raise row_faults.as_input_error(file, format_, fault, error) from error
+    keep = np.ones(len(dataset), dtype=bool)
+    for column in texts:
+        try:
+            keep &= _text_mask(dataset, column)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            fault = row_faults.find_fault(file, format_)
+            raise row_faults.as_input_error(file, format_, fault, error) from error
     num_dropped = int((~keep).sum())
     if num_dropped == len(dataset):
-        raise InputError("rows.no_row", path=file, column=column, field="text_column")
+        raise InputError("rows.no_row", path=file, column=texts[0], field="text_column")
+    numbers = (np.flatnonzero(keep) + 1).tolist()
     if not num_dropped:
-        return dataset, 0, notes
+        return dataset, numbers, notes
+    which = " or ".join(map(repr, texts))
     left_out = (
         f"{num_dropped:,} of {len(dataset):,} rows of {file.name} "
         f"{'is' if num_dropped == 1 else 'are'} left out: "
-        f"column {column!r} is empty, null or not text."
+        f"column {which} is empty, null or not text."
     )
-    return _select(dataset, keep), num_dropped, (*notes, left_out)
+    return _select(dataset, keep), numbers, (*notes, left_out)
 
 
 def _select(dataset: "datasets.Dataset", mask: "np.ndarray") -> "datasets.Dataset":
@@ -361,18 +370,16 @@ def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
     return np.concatenate(masks)
 
 
-def _split(
-    rows: "datasets.Dataset", file: Path, percentage: float
-) -> tuple["datasets.Dataset", "datasets.Dataset"]:
-    """Training rows in the file's order, and the ones held out."""
+def _held_out(num_rows: int, file: Path, percentage: float) -> "np.ndarray":
+    """Which rows are held out for evaluation; the others train, in the file's order."""
     import numpy as np
 
     if not 0 < percentage < 100:
         raise InputError("rows.percentage", got=percentage, field="validation_split_percentage")
-    if len(rows) < 2:
+    if num_rows < 2:
         raise InputError("rows.one_row", path=file, field="data")
-    num_held_out = min(max(round(len(rows) * percentage / 100), 1), _MAX_SPLIT_ROWS, len(rows) - 1)
-    chosen = np.random.default_rng(_SPLIT_SEED).choice(len(rows), num_held_out, replace=False)
-    held_out = np.zeros(len(rows), dtype=bool)
+    number = min(max(round(num_rows * percentage / 100), 1), _MAX_SPLIT_ROWS, num_rows - 1)
+    chosen = np.random.default_rng(_SPLIT_SEED).choice(num_rows, number, replace=False)
+    held_out = np.zeros(num_rows, dtype=bool)
     held_out[chosen] = True
-    return _select(rows, ~held_out), _select(rows, held_out)
+    return held_out

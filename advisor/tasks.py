@@ -1,5 +1,6 @@
 """Each task as data: what a new task needs, besides one module in `trainer/tasks/` to train it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,15 +11,35 @@ from advisor.errors import InputError, UnknownNameError
 class Recipe:
     """Values that worked at a known batch, to scale from; `reference` says where they were read."""
 
-    learning_rate: float
+    learning_rates: tuple[tuple[float, float], ...]
+    """(parameters up to, rate), ascending."""
     effective_batch_size: int
-    num_train_epochs: float
+    epochs: tuple[tuple[float, float], ...]
+    """(training rows below, passes over them), ascending."""
     warmup_steps: float
     """Below 1 a share of all steps."""
     lr_scheduler_type: str
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float = 1.0
     reference: str
+
+    def learning_rate(self, num_parameters: float) -> float:
+        """For a model of this size, at `effective_batch_size`."""
+        return next(rate for most, rate in self.learning_rates if num_parameters <= most)
+
+    def num_train_epochs(self, num_rows: float) -> float:
+        """For so many training rows."""
+        return next(passes for below, passes in self.epochs if num_rows < below)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """One for each way to train."""
+
+    scratch: Recipe
+    full: Recipe
+    lora: Recipe
+    """Of qlora too."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +62,34 @@ class Task:
     """Classes of transformers that build the model, the first that knows the config's type."""
     text_columns: tuple[str, ...] = ()
     """Names a text column is looked for under, most likely first."""
+    text_pairs: tuple[tuple[str, str], ...] = ()
+    """Names of two columns whose texts are one row together; looked for before `text_columns`."""
+    label_columns: tuple[str, ...] = ()
+    """Names a row's class is looked for under; without any a row is its text alone."""
+    ends_texts: bool = False
+    """An end-of-text token follows each text: a language model learns to stop."""
     batch: tuple[BatchTensor, ...]
     """As transformers' example script for the task has it."""
     metric: str
     greater_is_better: bool
+    peft_type: str = "CAUSAL_LM"
+    """Name in `peft.TaskType`: SEQ_CLS trains the head whole beside the adapters."""
+    takes_loss: bool = False
+    """The trainer takes the loss of the logits, in the place of the model: `task_losses.py`."""
+    recipes: Recipes | None = None
+    """Of a trainable task."""
     trainable: bool = False
     """Whether there is a module in `trainer/tasks/`; all tasks can be estimated."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a row has a class."""
+        return bool(self.label_columns)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the evaluation keeps what the model answers, for a metric beside the loss."""
+        return self.metric != "eval_loss"
 
     @property
     def counts_tokens(self) -> bool:
@@ -69,7 +112,83 @@ _PIXELS = BatchTensor("pixel_values", ("batch", "channels", "height", "width"), 
 _AUDIO = BatchTensor("audio", ("batch", "audio"), "float32")
 _CHOICES = ("batch", "choices", "length")
 _TEXT = ("text", "content", "document", "sentence", "prompt")
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("query", "passage"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+"""As GLUE names them, and what is usual beside it."""
 _SEQ_TO_SEQ = (_IDS, _MASK, _LABELS, BatchTensor("decoder_input_ids", _ROW))
+
+_INF = math.inf
+_GENERATION = Recipes(
+    scratch=Recipe(
+        learning_rates=(
+            (100e6, 1e-3), (200e6, 6e-4), (500e6, 3e-4), (1e9, 2.5e-4), (2e9, 2e-4),
+            (5e9, 1.6e-4), (10e9, 1.2e-4), (_INF, 1e-4),
+        ),
+        effective_batch_size=16,
+        epochs=((100_000, 2.0), (_INF, 1.0)),
+        warmup_steps=0.03,
+        lr_scheduler_type="cosine",
+        weight_decay=0.1,
+        reference="Brown et al. 2020 (arXiv 2005.14165) table 2.1; SmolLM recipes below 100 M",
+    ),
+    full=Recipe(
+        learning_rates=((0.5e9, 1e-3), (2e9, 3e-4), (10e9, 1e-5), (_INF, 5e-6)),
+        effective_batch_size=64,
+        epochs=((10_000, 3.0), (1_000_000, 2.0), (_INF, 1.0)),
+        warmup_steps=0.1,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        reference="alignment-handbook, LLaMA-Factory, ms-swift and Tulu 3 recipes",
+    ),
+    lora=Recipe(
+        learning_rates=((30e9, 2e-4), (_INF, 1e-4)),
+        effective_batch_size=16,
+        epochs=((10_000, 3.0), (100_000, 2.0), (_INF, 1.0)),
+        warmup_steps=0.03,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        reference="QLoRA (arXiv 2305.14314), unsloth, axolotl; LoRA Without Regret (2025)",
+    ),
+)  # fmt: skip
+"""Epochs by rows: Muennighoff et al. 2023, Zhang et al. 2021, Tulu 3."""
+_CLASSIFICATION = Recipes(
+    scratch=Recipe(
+        learning_rates=((50e6, 5e-4), (_INF, 1e-4)),
+        effective_batch_size=32,
+        epochs=((10_000, 10.0), (100_000, 5.0), (_INF, 3.0)),
+        warmup_steps=0.1,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        reference="google-research/bert (1e-4 from random weights); the rest is a judgement",
+    ),
+    full=Recipe(
+        learning_rates=((10e6, 3e-4), (50e6, 1e-4), (200e6, 2e-5), (500e6, 1e-5), (_INF, 5e-6)),
+        effective_batch_size=32,
+        epochs=((1_000, 10.0), (1_000_000, 3.0), (_INF, 2.0)),
+        warmup_steps=0.1,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        reference="google-research/bert, run_glue.py, RoBERTa and DeBERTa recipes; "
+        "few rows: Zhang et al. 2021 (arXiv 2006.05987)",
+    ),
+    lora=Recipe(
+        learning_rates=((200e6, 4e-4), (2e9, 3e-4), (30e9, 2e-4), (_INF, 1e-4)),
+        effective_batch_size=32,
+        epochs=((1_000, 20.0), (10_000, 10.0), (100_000, 5.0), (_INF, 3.0)),
+        warmup_steps=0.06,
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        reference="LoRA (arXiv 2106.09685), GLUE; above 2 B parameters QLoRA (arXiv 2305.14314)",
+    ),
+)
 
 TASKS: dict[str, Task] = {
     task.slug: task
@@ -81,6 +200,8 @@ TASKS: dict[str, Task] = {
             batch=(_IDS, _MASK, _LABELS),
             metric="eval_loss",
             greater_is_better=False,
+            ends_texts=True,
+            recipes=_GENERATION,
             trainable=True,
         ),
         Task(
@@ -94,10 +215,16 @@ TASKS: dict[str, Task] = {
         Task(
             slug="text-classification",
             auto_classes=("AutoModelForSequenceClassification",),
-            text_columns=_TEXT,
+            text_columns=(*_TEXT, "review", "question", "sentence1"),
+            text_pairs=_PAIRS,
+            label_columns=("label", "labels", "class", "category", "target"),
             batch=(_IDS, _TYPES, _MASK, _LABEL),
             metric="eval_accuracy",
             greater_is_better=True,
+            peft_type="SEQ_CLS",
+            takes_loss=True,
+            recipes=_CLASSIFICATION,
+            trainable=True,
         ),
         Task(
             slug="token-classification",

@@ -8,12 +8,13 @@ from advisor.errors import InputError
 from advisor.hardware.catalogue import accelerator_names, machine_from_name
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
+from advisor.tasks import find_task, trainable_tasks
 from app import cache, state, texts
 from app.components import card
 from app.texts import t
 
 MODEL_FIELDS = frozenset({"model", "config", "model_type", "task"})
-DATA_FIELDS = frozenset({"data", "text_column", "validation"})
+DATA_FIELDS = frozenset({"data", "text_column", "label_column", "validation"})
 MAX_DEVICES = 64
 ICONS = {"machine": "memory", "model": "deployed_code", "data": "dataset"}
 
@@ -78,7 +79,10 @@ def input_cards(
             popover = card(ICONS[place], texts.escape(names[place]), lines, sentence)
         assert popover is not None
         with popover:
-            editors[place](asked, shown)
+            if place == "data" and error and place == bad and error.params.get("names"):
+                _offer_columns(asked, error)
+            else:
+                editors[place](asked, shown)
 
 
 def _change_machine(asked: Question, shown: Recommendation | None) -> None:
@@ -131,15 +135,67 @@ def _change_model(asked: Question, shown: Recommendation | None) -> None:
     st.text_input(
         t("model.path", lang), key="model_path", help=t("model.path.help", lang), on_change=change
     )
+    tasks = ("", *trainable_tasks())
+    st.session_state["model_task"] = asked.task if asked.task in tasks else ""
+    st.selectbox(
+        t("model.task", lang),
+        tasks,
+        key="model_task",
+        format_func=lambda task: task or t("model.task.any", lang),
+        on_change=lambda: state.change_question(
+            task=st.session_state["model_task"] or None, label_column=None, text_column=None
+        ),
+    )
     if shown is not None:
         st.caption(f"{shown.model.architecture}{texts.DOT}{texts.escape(shown.model.path)}")
         for sentence in shown.model.notes:
             st.caption(texts.escape(sentence))
 
 
-def _change_data(asked: Question, shown: Recommendation | None) -> None:
+def _offer_columns(asked: Question, error: InputError) -> None:
+    """The columns that the refusal names; those of another file are not shown."""
+    field = error.field or ""
+    _data_path(asked)
+    if field in ("text_column", "label_column"):
+        key = f"offer_{field}"
+        st.session_state[key] = None
+        st.selectbox(
+            t(f"data.{field}", state.language()),
+            tuple(error.params["names"]),
+            key=key,
+            on_change=lambda: state.change_question(**{field: st.session_state[key]}),
+        )
+    for name in ("text_column", "label_column"):
+        _forget_column(name, asked)
+
+
+def _choose_column(field: str, found: str, names: tuple[str, ...], asked: Question) -> None:
+    """A column of the file, or a pair of them."""
+    key = f"data_{field}"
+    st.session_state[key] = getattr(asked, field) or found
+    st.selectbox(
+        t(f"data.{field}", state.language()),
+        list(dict.fromkeys((*names, st.session_state[key]))),
+        key=key,
+        on_change=lambda: state.change_question(**{field: st.session_state[key]}),
+    )
+
+
+def _forget_column(field: str, asked: Question) -> None:
+    """The way back from a column that the file has not."""
+    column = getattr(asked, field)
+    if column is not None:
+        st.button(
+            t("data.any_column", state.language(), column=texts.escape(column)),
+            key=f"any_{field}",
+            on_click=state.change_question,
+            kwargs={field: None},
+        )
+
+
+def _data_path(asked: Question) -> None:
+    """The file, and the one to evaluate on."""
     lang = state.language()
-    data = shown.data if shown else None
     st.session_state["data_path"] = asked.data or "demo"
     st.session_state["data_validation"] = asked.validation or ""
 
@@ -147,7 +203,8 @@ def _change_data(asked: Question, shown: Recommendation | None) -> None:
         path = st.session_state["data_path"].strip() or "demo"
         changes: dict[str, Any] = {"data": path}
         if path != asked.data:
-            changes["text_column"] = None  # a column of the old file says nothing about the new one
+            # a column of the old file says nothing about the new one
+            changes |= {"text_column": None, "label_column": None}
         else:
             changes["validation"] = st.session_state["data_validation"].strip() or None
         state.change_question(**changes)
@@ -155,26 +212,28 @@ def _change_data(asked: Question, shown: Recommendation | None) -> None:
     st.text_input(
         t("data.path", lang), key="data_path", help=t("data.path.help", lang), on_change=change
     )
-    if data is not None and len(data.columns) > 1:
-        st.session_state["data_column"] = asked.text_column or data.text_column
-
-        def change_column() -> None:
-            state.change_question(text_column=st.session_state["data_column"])
-
-        columns = list(dict.fromkeys((*data.columns, st.session_state["data_column"])))
-        st.selectbox(t("data.column", lang), columns, key="data_column", on_change=change_column)
-    elif asked.text_column:
-        st.button(
-            t("data.any_column", lang, column=texts.escape(asked.text_column)),
-            on_click=state.change_question,
-            kwargs={"text_column": None},
-        )
     st.text_input(
         t("data.validation", lang),
         key="data_validation",
         help=t("data.validation.help", lang),
         on_change=change,
     )
+
+
+def _change_data(asked: Question, shown: Recommendation | None) -> None:
+    lang = state.language()
+    data = shown.data if shown else None
+    _data_path(asked)
+    if data is not None and len(data.columns) > 1:
+        pairs = find_task(shown.plan.task).text_pairs if shown and shown.plan else ()
+        there = [",".join(pair) for pair in pairs if set(pair) <= set(data.columns)]
+        _choose_column("text_column", data.text_column, (*data.columns, *there), asked)
+        if data.label_column is not None:
+            _choose_column("label_column", data.label_column, data.columns, asked)
+            st.caption(texts.escape(texts.class_counts(data, lang)))
+    else:
+        for field in ("text_column", "label_column"):
+            _forget_column(field, asked)
     if data is not None and data.preview:
         st.caption(t("data.preview", lang))
         st.code(data.preview[0], language=None, wrap_lines=True)

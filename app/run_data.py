@@ -10,8 +10,11 @@ from typing import Any
 
 from advisor import events
 from advisor.plan import TrainingPlan
+from advisor.tasks import TASKS
 
 LOG_SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
+METRICS = tuple(dict.fromkeys(task.metric for task in TASKS.values() if task.predicts))
+"""What evaluations report beside the loss."""
 MEMORY_SERIES = ("process_bytes", "reserved_bytes", "allocated_bytes")
 
 
@@ -61,6 +64,8 @@ class RunData:
         self.num_events = 0
         self.series: dict[str, Series] = {n: Series() for n in (*LOG_SERIES, *MEMORY_SERIES)}
         self.evals = Series()
+        self.metrics: dict[str, Series] = {}
+        """Those of METRICS that evaluations reported."""
         self.epochs = Series()
         self.checkpoints: list[dict[str, Any]] = []
         self.notices: list[dict[str, Any]] = []
@@ -112,6 +117,10 @@ class RunData:
             self.process_source = event.get("process_source")
         elif kind == "eval":
             self.evals.add(step, event.get("eval_loss"), nonfinite="eval_loss" in bad)
+            for name in METRICS:
+                if isinstance(event.get(name), (int, float)):
+                    series = self.metrics.setdefault(name, Series())
+                    series.add(step, event[name], nonfinite=False)
         elif kind == "checkpoint":
             self.checkpoints.append(event)
         elif kind in ("warning", "finding"):
@@ -120,7 +129,7 @@ class RunData:
             self.end = event
 
     def _begin(self, event: dict[str, Any], step: int) -> None:
-        for series in (*self.series.values(), self.evals, self.epochs):
+        for series in (*self.series.values(), *self.metrics.values(), self.evals, self.epochs):
             series.cut_after(step)
         self.start, self.end, self.step = event, None, step
 

@@ -11,9 +11,9 @@ import streamlit as st
 from advisor.units import format_learning_rate
 from app import live_charts, run_texts, state
 from app.components import badge, figure, heading
-from app.run_data import MEMORY_SERIES, planned_rate, smooth, smoothing_span
+from app.run_data import MEMORY_SERIES, Series, planned_rate, smooth, smoothing_span
 from app.run_texts import Run
-from app.texts import escape, t
+from app.texts import escape, t, upper_first
 from trainer import record
 from trainer.runs import State
 
@@ -85,7 +85,8 @@ def lanes(run: Run) -> None:
     loss = series["loss"]
     mean = next((v for v in reversed(smooth(loss.values)) if not math.isnan(v)), None)
     last_eval = run.data.evals.last()
-    with grid.cell(column_span=2):
+    metrics = run.data.metrics
+    with grid.cell(column_span=1 if metrics else 2):
         _lane(
             run,
             "loss",
@@ -94,6 +95,9 @@ def lanes(run: Run) -> None:
             lambda: live_charts.line(loss, total, lang, smoothed=True, evals=run.data.evals),
             help_text=t("live.loss.help", lang, span=smoothing_span(len(loss.steps))),
         )
+    for name, values in list(metrics.items())[:1]:
+        with grid.cell():
+            _metric(run, name, values)
     planned = planned_rate(plan, rows.rows_of(plan).num_rows) if plan and rows else None
     rate = series["learning_rate"]
     now = rate.last()
@@ -146,9 +150,10 @@ def _lane(
     note: str | None,
     draw: Callable[[], go.Figure],
     help_text: str | None = None,
+    name: str | None = None,
 ) -> None:
     lang = state.language()
-    name = t(f"live.{key}", lang)
+    name = name or t(f"live.{key}", lang)
     with st.container(border=True, gap=None, height="stretch"):
         st.metric(
             name,
@@ -162,6 +167,20 @@ def _lane(
             st.caption(t("live.not_logged", lang))
         else:
             figure(draw(), f"lane_{key}", t("live.alt", lang, name=name, value=value), run.name)
+
+
+def _metric(run: Run, name: str, values: Series) -> None:
+    """What evaluations report beside the loss, with the best so far."""
+    lang, last = state.language(), values.last()
+    best = max(range(len(values.steps)), key=values.values.__getitem__)
+    _lane(
+        run,
+        "metric",
+        None if last is None else f"{last:.3f}",
+        t("live.best", lang, value=f"{values.values[best]:.3f}", step=values.steps[best]),
+        lambda: live_charts.line(values, run.total_steps(), lang),
+        name=upper_first(run_texts.metric_name(name, lang)),
+    )
 
 
 def _rate_note(now: float | None, planned: float | None) -> str | None:

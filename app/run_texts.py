@@ -8,9 +8,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from advisor.errors import AdvisorError
+from advisor.locale import catalogue
 from advisor.recommendation import Recommendation
 from app.run_data import RunData
-from app.texts import DOT, device_name, t
+from app.texts import DOT, PACKAGE, device_name, t
 from trainer import record, runs
 from trainer.runs import ACTIVE, RESUMABLE, RunStatus, State
 
@@ -160,6 +161,21 @@ def what(run: Run) -> str:
     if run.recommendation is None or run.recommendation.plan is None:
         return ""
     return f"{run.recommendation.model.name}{DOT}{run.recommendation.plan.method}"
+
+
+def metric(run: Run, lang: str) -> str:
+    """What the last evaluation reported beside the loss: "accuracy 0.913"."""
+    for name, series in run.data.metrics.items():
+        value = series.last()
+        if value is not None:
+            return f"{metric_name(name, lang)} {value:.3f}"
+    return ""
+
+
+def metric_name(name: str, lang: str) -> str:
+    """The metric in words; one without words keeps its name."""
+    key = f"metric.{name}"
+    return t(key, lang) if key in catalogue(PACKAGE, lang) else name.removeprefix("eval_")
 
 
 def summary(states: Sequence[str], lang: str) -> str:

@@ -13,11 +13,11 @@ import streamlit as st
 
 from advisor.locale import LANGUAGES
 from advisor.plan import Method, TrainingPlan
-from advisor.recommend import DEFAULT_TASK, Question
+from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.rules.facts import Facts
 
-_TEXT = ("model", "data", "task", "text_column", "validation", "machine")
+_TEXT = ("model", "data", "task", "text_column", "label_column", "validation", "machine")
 _CHOICES = {"method": ("auto", "full", "lora", "qlora"), "goal": ("fastest", "smallest")}
 _KEYS = (*_TEXT, *_CHOICES, "pin")
 MAX_URL_TEXT = 1000
@@ -110,7 +110,7 @@ def keep_answer(answer: Answer, values: dict[str, str]) -> None:
         st.session_state["was"] = st.session_state.get("values", {})
     st.session_state["answer"] = answer
     asked, found = answer.question, answer.recommendation
-    task = asked.task or DEFAULT_TASK
+    task = found.plan.task if found.plan else asked.task or TrainingPlan.task
     facts = Facts(machine=found.machine, model=found.model, data=found.data, task=task)
     known = {(asked.model, asked.machine): facts.methods()}
     st.session_state["methods"] = st.session_state.get("methods", {}) | known

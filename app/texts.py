@@ -181,11 +181,22 @@ def data_facts(data: DataDescription, max_length: int | None, lang: str) -> tupl
         key = "data.cut" if share else "data.uncut"
         second.append(t(key, lang, share=share, length=max_length))
     second.append(t("data.eval_rows", lang, rows=data.num_eval_rows))
+    if data.labels:
+        second.append(t("data.classes", lang, count=len(data.labels)))
     if data.length_source == "bytes":
         second.append(t("data.from_bytes", lang))
     elif data.num_measured_rows < data.num_rows + data.num_eval_rows:
         second.append(t("data.sampled", lang, rows=data.num_measured_rows))
     return first, DOT.join(second)
+
+
+def class_counts(data: DataDescription, lang: str, most: int = 8) -> str:
+    """The classes with their training rows, in the order of their ids."""
+    pairs = zip(data.labels[:most], data.label_rows, strict=False)
+    shown = [f"{name}: {units.format_count(rows)}" for name, rows in pairs]
+    if len(data.labels) > most:
+        shown.append(t("data.classes.more", lang, count=len(data.labels) - most))
+    return DOT.join(shown)
 
 
 def half_width(memory: MemoryEstimate) -> int | None:

@@ -5,7 +5,7 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class RunCallback(TrainerCallback):
         meter: MemoryMeter,
         start: Mapping[str, Any],
         warnings: list[tuple[str, str]],
+        more_metrics: Callable[[Mapping[str, Any]], Mapping[str, float]],
     ) -> None:
         """Nothing is written before training begins.
 
@@ -50,6 +51,7 @@ class RunCallback(TrainerCallback):
             meter: of this process' memory.
             start: values of the start event that are known by now.
             warnings: (code, sentence) to write after it.
+            more_metrics: what follows from an evaluation's metrics.
         """
         self._run_dir = run_dir
         self._log = log
@@ -57,6 +59,7 @@ class RunCallback(TrainerCallback):
         self._meter = meter
         self._start = dict(start)
         self._warnings = warnings
+        self._more_metrics = more_metrics
         self._heap = HeapTrimmer(enabled=meter.is_on_cpu())
         self._stopping = False
         self._saved_step: int | None = None
@@ -183,14 +186,13 @@ class RunCallback(TrainerCallback):
         metrics: dict[str, Any] | None = None,
         **_kwargs: Any,
     ) -> None:
-        """Write an eval event with the perplexity beside the loss."""
+        """Write an eval event with the task's metrics beside the loss."""
         self._heap.now()
         self._clock.pause()
         if not state.is_world_process_zero:
             return
         values = dict(metrics or {})
-        if "eval_loss" in values:
-            values["eval_perplexity"] = _exp(values["eval_loss"])
+        values.update(self._more_metrics(values))
         self._log.write("eval", step=state.global_step, **values)
         say(f"step {state.global_step:,}/{state.max_steps:,}  " + _in_words(values))
 
@@ -291,13 +293,6 @@ class _StepClock:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
 
 
 def _in_words(values: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
 from advisor.row_borders import keeps_rows_apart
-from advisor.rows import load_rows
+from advisor.rows import Rows, load_rows
 from advisor.tasks import find_trainable_task
 from trainer import faults, record, runs
 from trainer.callback import RunCallback
@@ -69,17 +69,24 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     training_args.logging_nan_inf_filter = False
     checkpoint = runs.newest_checkpoint(Path(training_args.output_dir))
 
+    rows = read_rows(data_args)
+    stop.check()
     set_seed(training_args.seed)
     tokenizer = build_tokenizer(model_args)
     stop.check()
-    model = build_model(
-        model_args, data_args.task, with_checkpointing=bool(training_args.activation_checkpointing)
+    model, warnings = build_model(
+        model_args,
+        data_args.task,
+        rows,
+        tokenizer,
+        with_checkpointing=bool(training_args.activation_checkpointing),
     )
     if data_args.padding_free and not keeps_rows_apart(model):
         raise InputError("train.rows", model_type=model.config.model_type, field="padding_free")
     stop.check()
     with _scratch(run_dir) as scratch:
-        data = _Data(data_args, tokenizer, training_args, scratch)
+        data = _Data(data_args, rows, tokenizer, model, training_args, scratch)
+        data.warnings += warnings
         stop.check()
         return _Session(run_dir, log, stop, training_args, checkpoint).run(model, tokenizer, data)
 
@@ -141,7 +148,9 @@ def build_tokenizer(args: ModelArguments) -> Any:
     return tokenizer
 
 
-def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) -> Any:
+def build_model(
+    args: ModelArguments, task: str, rows: Rows, tokenizer: Any, *, with_checkpointing: bool
+) -> tuple[Any, list[tuple[str, str]]]:
     """The model as the advisor simulates it: loaded in `dtype`, adapters on top, nothing cast.
 
     Quantised ones are prepared by `peft.prepare_model_for_kbit_training`: what is not quantised
@@ -150,12 +159,18 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
     Args:
         args: which model; without weights its initial ones depend on the seed set before.
         task: slug of `advisor.tasks`.
+        rows: of the data, which a task may shape the model by.
+        tokenizer: that makes its batches.
         with_checkpointing: activation checkpointing will be on.
+
+    Returns:
+        The model, and what is to be said about it.
 
     Raises:
         InputError: it cannot be loaded, or bitsandbytes is missing.
     """
-    auto_class = getattr(transformers, find_trainable_task(task).auto_class)
+    found = find_trainable_task(task)
+    auto_class = getattr(transformers, found.auto_class)
     options: dict[str, Any] = {
         "dtype": getattr(torch, args.dtype),
         "attn_implementation": args.attn_implementation,
@@ -167,24 +182,39 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
             options["device_map"] = {"": torch.cuda.current_device()}
     name = args.model_name_or_path or args.config_name
     assert name is not None  # check_arguments wants one of them
+    warnings: list[tuple[str, str]] = []
     with _as_input_error("model", name):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        shaped = task_module(task).model_options(rows, tokenizer, config)
         if args.model_name_or_path:
-            model = auto_class.from_pretrained(name, **options)
+            options.update(shaped)
+            model, info = auto_class.from_pretrained(name, output_loading_info=True, **options)
+            warnings = _new_weights(info)
         elif args.method == "qlora":
             raise InputError("train.qlora_weights", name=name, field="model")
         else:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             model = auto_class.from_config(config, **options)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if args.method == "qlora":
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if args.method != "full":
-        model = _with_adapters(model, args)
+        model = _with_adapters(model, args, found.peft_type)
         if with_checkpointing:
             # The frozen embeddings' output carries no gradient, and checkpointed layers need one.
             model.enable_input_require_grads()
-    return model
+    return model, warnings
+
+
+def _new_weights(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the checkpoint lacks, as a warning."""
+    other = [name for name, *_ in info.get("mismatched_keys") or ()]
+    names = sorted({*(info.get("missing_keys") or ()), *other})
+    if not names:
+        return []
+    some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    why = "has them in another size" if other else "does not have them"
+    return [("new_weights", f"{some} start from random values: the checkpoint {why}.")]
 
 
 def _quantization(args: ModelArguments) -> Any:
@@ -200,8 +230,8 @@ def _quantization(args: ModelArguments) -> Any:
     )
 
 
-def _with_adapters(model: Any, args: ModelArguments) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
+def _with_adapters(model: Any, args: ModelArguments, peft_type: str) -> Any:
+    from peft import LoraConfig, get_peft_model
 
     targets = args.lora_target_modules
     config = LoraConfig(
@@ -211,7 +241,7 @@ def _with_adapters(model: Any, args: ModelArguments) -> Any:
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         use_dora=args.use_dora,
         use_rslora=args.use_rslora,
-        task_type=TaskType.CAUSAL_LM,
+        task_type=peft_type,
     )
     try:
         return get_peft_model(model, config)
@@ -233,39 +263,51 @@ def _as_input_error(what: Literal["model", "tokenizer"], name: str | None) -> It
 # --- data ------------------------------------------------------------------------------------
 
 
+def read_rows(args: DataArguments) -> Rows:
+    """The rows that the arguments name.
+
+    Raises:
+        InputError: they cannot be read, or are not of this task.
+    """
+    return load_rows(
+        args.train_file,
+        args.text_column_names or args.text_column,
+        args.validation_file,
+        args.task,
+        label_column=args.label_column_name,
+        validation_split_percentage=args.validation_split_percentage,
+    )
+
+
 class _Data:
     """Tokenised rows, their collator, and what is to be said about them."""
 
     def __init__(
-        self, args: DataArguments, tokenizer: Any, training: TrainingArguments, scratch: Path
+        self,
+        args: DataArguments,
+        rows: Rows,
+        tokenizer: Any,
+        model: Any,
+        training: TrainingArguments,
+        scratch: Path,
     ) -> None:
         self.module = task_module(args.task)
-        rows = load_rows(
-            args.train_file,
-            args.text_column,
-            args.validation_file,
-            args.task,
-            validation_split_percentage=args.validation_split_percentage,
-        )
+        self.rows = rows
 
         def features(part: datasets.Dataset, name: str) -> datasets.Dataset:
             return self.module.features(
                 part,
-                text_column=rows.text_column,
+                rows=rows,
                 tokenizer=tokenizer,
-                max_length=args.max_seq_length,
+                model=model,
+                args=args,
                 cache=scratch / f"{name}.arrow",
-                packing=args.packing,
             )
 
         evaluates = training.do_eval or training.eval_strategy != "no" or training.eval_on_start
         self.train = features(rows.train, "train")
         self.evaluation = features(rows.evaluation, "evaluation") if evaluates else None
-        self.collator = self.module.collator(
-            tokenizer,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            padding_free=args.padding_free,
-        )
+        self.collator = self.module.collator(tokenizer, args)
         self.warnings: list[tuple[str, str]] = []
         if rows.num_empty_rows:
             self.warnings.append(("rows_left_out", rows.notes[0]))
@@ -310,7 +352,10 @@ class _Session:
             meter=meter,
             start=self._facts(model, data, known),
             warnings=data.warnings,
+            more_metrics=data.module.more_metrics,
         )
+        loss = data.module.compute_loss
+        metrics = data.module.metrics(data.rows)
         trainer = RunTrainer(
             model=model,
             args=self.args,
@@ -318,7 +363,9 @@ class _Session:
             train_dataset=data.train,
             eval_dataset=data.evaluation,
             processing_class=tokenizer,
-            compute_metrics=data.module.compute_metrics,
+            compute_loss_func=loss and loss(self.args.label_smoothing_factor),
+            compute_metrics=metrics,
+            preprocess_logits_for_metrics=metrics and data.module.answers,
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)

@@ -142,6 +142,10 @@ def _subject(recommendation: Recommendation, lang: str) -> list[str]:
     ]
     if data is not None:
         rows.append((_say("data", lang), _say("rows", lang, name=data.name, rows=data.num_rows)))
+    if data is not None and data.labels:
+        pairs = list(zip(data.labels, data.label_rows, strict=True))
+        counts = ", ".join(f"{name}: {count:,}" for name, count in pairs[:8])
+        rows.append((_say("classes", lang), counts + (", ..." if len(pairs) > 8 else "")))
     return _table(rows)
 
 

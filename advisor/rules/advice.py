@@ -9,6 +9,7 @@ from advisor.plan import TrainingPlan
 from advisor.recommendation import Advice, Source
 from advisor.rules import learning, precision
 from advisor.rules.facts import Facts
+from advisor.tasks import find_task
 
 ORDER = (
     "method", "effective_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -64,7 +65,7 @@ def advise(
     skip = "num_train_epochs" if plan.max_steps > 0 else "max_steps"
     result = []
     for name in ORDER:
-        if name == skip:
+        if name == skip or (name == "packing" and not find_task(plan.task).ends_texts):
             continue
         held = name in pins
         source: Source = (
@@ -131,7 +132,7 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
     if name == "learning_rate":
         rate = learning.learning_rate(facts, plan.method, plan.effective_batch_size())
         key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
-        params = {"rate": rate.base.learning_rate, "batch": rate.base.effective_batch_size}
+        params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
         return Message(id=key, params=params), "R-LR-01", rate.base.reference
     if name == "max_length":
         if plan.packing:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from advisor.locale import Message
 from advisor.plan import Method
 from advisor.rules.facts import Facts
-from advisor.tasks import Recipe
+from advisor.tasks import Recipe, find_trainable_task
 
 MIN_UPDATES = 300
 """A run needs hundreds of updates (arXiv 2006.05987); the number is a judgement."""
@@ -21,48 +21,19 @@ class LearningRate:
 
     value: float
     base: Recipe
+    base_rate: float
+    """The recipe's for a model of this size."""
     factor: float
     """What the scaling from the recipe's batch made of it."""
 
 
-_SCRATCH = (  # parameters up to, rate: arXiv 2005.14165 table 2.1; below 100 M SmolLM's recipe
-    (100e6, 1e-3),
-    (200e6, 6e-4),
-    (500e6, 3e-4),
-    (1e9, 2.5e-4),
-    (2e9, 2e-4),
-    (5e9, 1.6e-4),
-    (10e9, 1.2e-4),
-    (math.inf, 1e-4),
-)
-_FULL = ((0.5e9, 1e-3), (2e9, 3e-4), (10e9, 1e-5), (math.inf, 5e-6))
-"""SmolLM and SmolLM2 (alignment-handbook), LLaMA-Factory and ms-swift, Tulu 3."""
-
-
-def _step(table: tuple[tuple[float, float], ...], size: float) -> float:
-    return next(rate for limit, rate in table if size <= limit)
-
-
 def recipe(facts: Facts, method: Method) -> Recipe:
-    """The base recipe of this kind of run."""
-    size = facts.model.num_parameters
+    """The task's recipe for this kind of run."""
+    recipes = find_trainable_task(facts.task).recipes
+    assert recipes is not None
     if facts.from_scratch(method):
-        return Recipe(
-            learning_rate=_step(_SCRATCH, size), effective_batch_size=16, num_train_epochs=3,
-            warmup_steps=0.03, lr_scheduler_type="cosine", weight_decay=0.1, max_grad_norm=1.0,
-            reference="Brown et al. 2020 (arXiv 2005.14165) table 2.1; SmolLM recipes below 100 M",
-        )  # fmt: skip
-    if method == "full":
-        return Recipe(
-            learning_rate=_step(_FULL, size), effective_batch_size=64, num_train_epochs=2,
-            warmup_steps=0.1, lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
-            reference="alignment-handbook, LLaMA-Factory, ms-swift and Tulu 3 recipes",
-        )  # fmt: skip
-    return Recipe(
-        learning_rate=2e-4 if size < 30e9 else 1e-4, effective_batch_size=16, num_train_epochs=2,
-        warmup_steps=0.03, lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
-        reference="QLoRA (arXiv 2305.14314), unsloth, axolotl; LoRA Without Regret (2025)",
-    )  # fmt: skip
+        return recipes.scratch
+    return recipes.full if method == "full" else recipes.lora
 
 
 def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[int, Message]:
@@ -77,13 +48,8 @@ def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[i
 
 
 def epochs(facts: Facts, method: Method) -> float:
-    """R-EP: by number of rows (Muennighoff et al. 2023, Zhang et al. 2021, Tulu 3)."""
-    rows = facts.num_texts()
-    if facts.from_scratch(method):
-        return 2.0 if rows < 100_000 else 1.0
-    if rows < 10_000:
-        return 3.0
-    return 2.0 if rows < (1_000_000 if method == "full" else 100_000) else 1.0
+    """R-EP: by number of rows."""
+    return recipe(facts, method).num_train_epochs(facts.num_texts())
 
 
 def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
@@ -93,8 +59,9 @@ def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
     """
     base = recipe(facts, method)
     ratio = min(max(batch / base.effective_batch_size, 1 / 8), 8)
-    factor = math.sqrt(ratio)
-    return LearningRate(value=float(f"{base.learning_rate * factor:.1e}"), base=base, factor=factor)
+    factor, rate = math.sqrt(ratio), base.learning_rate(facts.model.num_parameters)
+    value = float(f"{rate * factor:.1e}")
+    return LearningRate(value=value, base=base, base_rate=rate, factor=factor)
 
 
 def adam_beta2(facts: Facts, method: Method, batch: int) -> float:

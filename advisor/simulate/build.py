@@ -23,6 +23,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
     if structure.use_liger_kernel:
         liger.check(structure)
     config = hf_config(with_depth(structure.config_dict(), depth))
+    if find_task(structure.task).has_labels:
+        give_padding(config)
     flashes = structure.attn_implementation == flash.NAME
     if flashes:
         flash.check(structure)
@@ -76,6 +78,14 @@ def _from_config(config: Any, structure: Structure, attention: str) -> Any:
         raise SimulationError(
             "build.cannot_build", model_type=config.model_type, reason=one_line(error)
         ) from error
+
+
+def give_padding(config: Any) -> None:
+    """A padding token, where the trainer sets the tokenizer's: decoders look for it."""
+    text = config.get_text_config()
+    if text.pad_token_id is None:
+        end = text.eos_token_id
+        text.pad_token_id = end if isinstance(end, int) else 0
 
 
 def attention_note(model: Any, structure: Structure) -> tuple[str, ...]:
@@ -159,7 +169,7 @@ def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
 
 
 def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     lora = structure.lora
     assert lora is not None
@@ -171,7 +181,7 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
-        task_type=TaskType.CAUSAL_LM,
+        task_type=find_task(structure.task).peft_type,
     )
     with torch.device("meta"), quantized.standing_in():
         return get_peft_model(model, config)
@@ -231,6 +241,18 @@ def layers_alike(model: nn.Module) -> bool:
         for layer in find_layers(model)[1]
     }
     return len(signatures) <= 1
+
+
+def context_of(model: Any) -> int | None:
+    """Tokens a row may have; RoBERTa's family counts positions from behind the padding's."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not isinstance(positions, int) or isinstance(positions, bool):
+        return None
+    for name, module in model.named_modules():
+        is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_table and module.padding_idx is not None:
+            return positions - module.padding_idx - 1
+    return positions
 
 
 def output_layer(model: Any) -> nn.Module | None:

@@ -19,9 +19,13 @@ from advisor.simulate.profile import BASIS, Kernels, Profile, Rule
 from advisor.simulate.trace import GLOBAL, MARK, WORKSPACE, Kernel, Trace
 
 DEPTH = 4
-SHAPES = ((4, 256), (5, 256), (4, 320))
-MORE_SHAPES = ((5, 320), (6, 384), (7, 448))
-CHECK_SHAPE = (6, 192)
+UNIT = 64
+"""Lengths of the traces are multiples of it, where the model takes rows that long."""
+SHAPES = ((4, 4), (5, 4), (4, 5))
+"""(batch, length in units)."""
+MORE_SHAPES = ((5, 5), (6, 6), (7, 7))
+CHECK_SHAPE = (6, 3)
+LONGEST = 7
 
 
 class NotReplicableError(Exception):
@@ -32,7 +36,9 @@ Record = Callable[[int, int, int], Trace]
 """(depth, batch, length) -> Trace."""
 
 
-def fit(record: Record, *, depth: int, replicate: bool, single_row: bool) -> Profile:
+def fit(
+    record: Record, *, depth: int, replicate: bool, single_row: bool, context: int | None = None
+) -> Profile:
     """Make the profile of a structure.
 
     Args:
@@ -40,19 +46,21 @@ def fit(record: Record, *, depth: int, replicate: bool, single_row: bool) -> Pro
         depth: repeated layers of the real model.
         replicate: repeat layers; False traces all of them.
         single_row: every batch has one row.
+        context: tokens of the longest row that the model takes; None: of any length.
 
     Raises:
         SimulationError: the order of events depends on batch or length.
     """
     traced = DEPTH if replicate and depth > DEPTH else depth
+    rows = _Rows(single_row, _unit(context))
     try:
-        return _fit(record, traced, traced < depth, single_row)
+        return _fit(record, traced, traced < depth, rows)
     except NotReplicableError as error:
         if traced == depth:
             raise SimulationError("fit.shape_dependent", reason=error) from error
         note = f"layers do not repeat ({error}): all {depth} were traced"
         try:
-            profile = _fit(record, depth, False, single_row)
+            profile = _fit(record, depth, False, rows)
         except NotReplicableError as again:
             raise SimulationError("fit.shape_dependent", reason=again) from again
         return _with_note(profile, note)
@@ -62,12 +70,29 @@ def _with_note(profile: Profile, note: str) -> Profile:
     return dataclasses.replace(profile, notes=(*profile.notes, note))
 
 
-def _fit(record: Record, traced: int, replicated: bool, single_row: bool) -> Profile:
-    def shape(batch: int, length: int) -> tuple[int, int]:
-        return (1 if single_row else batch), length
+def _unit(context: int | None) -> int:
+    """Masks of multiples of 16 are not padded on CUDA: as long as that is possible."""
+    if context is None or context >= LONGEST * UNIT:
+        return UNIT
+    most = context // LONGEST
+    return most // 16 * 16 or max(most, 1)
 
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """How the shapes of the traces become rows and tokens."""
+
+    single: bool
+    unit: int
+
+    def shape(self, batch: int, units: int) -> tuple[int, int]:
+        return (1 if self.single else batch), units * self.unit
+
+
+def _fit(record: Record, traced: int, replicated: bool, rows: _Rows) -> Profile:
+    shape = rows.shape
     shapes = [shape(*s) for s in SHAPES]
-    if single_row:
+    if rows.single:
         shapes = [shapes[0], shapes[2]]
     traces = [record(traced, *s) for s in shapes]
     check_depth = traced + 1 if replicated else traced
@@ -78,7 +103,7 @@ def _fit(record: Record, traced: int, replicated: bool, single_row: bool) -> Pro
         profile = _build(traces, shapes, traced, deeper, check_shape)
         _verify(profile, check, check_depth, check_shape)
     except _NotSeparableError:
-        more = [(1, 384), (1, 448)] if single_row else [shape(*s) for s in MORE_SHAPES]
+        more = [shape(*s) for s in (MORE_SHAPES[1:] if rows.single else MORE_SHAPES)]
         traces += [record(traced, *s) for s in more]
         try:
             profile = _build(traces, shapes + more, traced, deeper, check_shape)

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from advisor.task_losses import class_loss
+from advisor.tasks import find_task
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossRules:
@@ -17,9 +20,11 @@ class LossRules:
     """Its forward takes num_items_in_batch."""
     shifts_labels: bool
     """Its loss leaves the first label out."""
+    own_loss: bool = False
+    """Trainer has a compute_loss_func, which takes the labels."""
 
     @staticmethod
-    def of(model: nn.Module) -> "LossRules":
+    def of(model: nn.Module, task: str) -> "LossRules":
         """Read them as Trainer.__init__ does."""
         from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
@@ -30,11 +35,16 @@ class LossRules:
             accepts = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         shifts = LOSS_MAPPING.get(str(getattr(base, "loss_type", None))) is ForCausalLMLoss
         shifts = shifts and not getattr(base.config, "is_encoder_decoder", False)
-        return LossRules(accepts_items=accepts, shifts_labels=shifts)
+        own_loss = find_task(task).takes_loss
+        return LossRules(accepts_items=accepts, shifts_labels=shifts, own_loss=own_loss)
+
+    def is_scaled(self) -> bool:
+        """Whether the loss is a share of the update's, so that Trainer does not divide it."""
+        return self.accepts_items or self.own_loss
 
     def count(self, batches: list[dict[str, Any]]) -> torch.Tensor | None:
         """Trainer._get_num_items_in_batch on one device."""
-        if not self.accepts_items or "labels" not in batches[0]:
+        if not self.is_scaled() or "labels" not in batches[0]:
             return None
         labels = [b["labels"][..., 1:] if self.shifts_labels else b["labels"] for b in batches]
         return sum(each.ne(-100).sum() for each in labels) / 1  # type: ignore[return-value]
@@ -47,9 +57,15 @@ class LossRules:
         handed_out: Callable[[Any], Any] = lambda output: output,
     ) -> tuple[torch.Tensor, Any]:
         """Trainer.compute_loss: the loss, and the output as the model's wrapper hands it out."""
-        more = {} if items is None else {"num_items_in_batch": items}
+        labels = inputs.get("labels") if self.own_loss else None
+        if labels is not None:
+            inputs = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        more = {} if items is None or not self.accepts_items else {"num_items_in_batch": items}
         output = handed_out(model(**inputs, **more))
-        loss = output["loss"] if isinstance(output, dict) else output[0]
+        if labels is not None:
+            loss = class_loss(output, labels, items)
+        else:
+            loss = output["loss"] if isinstance(output, dict) else output[0]
         if items is not None:
             loss *= 1  # average_tokens_across_devices, one device
         return loss, output

@@ -105,7 +105,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     if gone:
         raise SimulationError("make.lacks", names=gone)
     from advisor.simulate import fit, optimizers
-    from advisor.simulate.build import attention_note, build_on_meta, why_in_full
+    from advisor.simulate.build import attention_note, build_on_meta, context_of, why_in_full
     from advisor.simulate.step import record
 
     _settle()
@@ -115,7 +115,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     plain = dataclasses.replace(structure, lora=None, activation_checkpointing=False)
     depth = structure.depth()
     model = build_on_meta(plain, depth or 1)
-    in_full = why_in_full(model, depth)
+    in_full, context = why_in_full(model, depth), context_of(model)
     notes = dict.fromkeys(attention_note(model, structure))
     if in_full is not None:
         notes[f"All layers were traced: {in_full}."] = None
@@ -131,7 +131,11 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         return result
 
     profile = fit.fit(
-        trace, depth=depth or 1, replicate=in_full is None, single_row=structure.single_row
+        trace,
+        depth=depth or 1,
+        replicate=in_full is None,
+        single_row=structure.single_row,
+        context=context,
     )
     profile = dataclasses.replace(
         profile, notes=(*profile.notes, *notes, *optimizers.notes(structure))

@@ -48,6 +48,14 @@ def _fast_all(original: Callable[..., Any], conditions: Conditions) -> Callable[
     return fast_all
 
 
+def _bidirectional(original: Callable[..., bool], conditions: Conditions) -> Callable[..., bool]:
+    def ignore(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
+        result = original(padding_mask, *args, **kwargs)  # its kernels likewise
+        return result and (padding_mask is None or not conditions.padded)
+
+    return ignore
+
+
 def _sdpa(original: Callable[..., Any], conditions: Conditions) -> Callable[..., Any]:
     if not conditions.expand_kv:
         return original
@@ -120,6 +128,12 @@ PATCHES = (
         symbol="fast_all",
         why="whether the mask is all ones is a fact of the data, not of a fake tensor",
         replacement=_fast_all,
+    ),
+    Patch(
+        module="transformers.masking_utils",
+        symbol="_ignore_bidirectional_mask_sdpa",
+        why="an encoder asks the mask itself whether it is all ones: the same fact",
+        replacement=_bidirectional,
     ),
     Patch(
         module="transformers.integrations.moe",

@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 20
+FORMAT = 21
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.

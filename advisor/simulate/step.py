@@ -84,7 +84,7 @@ def record(
         make_batch = _batch_maker(structure, planned, recorder)
         try:
             if structure.evaluates:
-                evaluate(model, make_batch, recorder)
+                evaluate(model, make_batch, recorder, structure.task)
             else:
                 _run(model, structure, recorder, loop, make_batch)
         except model_errors() as error:
@@ -170,7 +170,7 @@ class _TrainerLoop:
     """
 
     def __init__(self, model: nn.Module, recorder: Recorder, structure: Structure) -> None:
-        self._rules = LossRules.of(model)
+        self._rules = LossRules.of(model, structure.task)
         self._batches: list[dict[str, Any]] = []
         self._items: torch.Tensor | None = None
         self._inputs: dict[str, Any] = {}
@@ -223,7 +223,7 @@ class _TrainerLoop:
 
         Trainer.training_step and Accelerator.backward make them.
         """
-        if not self._rules.accepts_items:
+        if not self._rules.is_scaled():
             loss = loss / len(self._batches)
         losses = [loss, loss / 1]  # accelerate's own accumulation, which Trainer leaves at 1
         return losses if self._scaler is None else [*losses, self._scaler.scale(losses[-1])]

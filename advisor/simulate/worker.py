@@ -130,7 +130,7 @@ def _pump(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
 def _describe_model(params: dict[str, Any], _progress: Progress) -> Any:
     from advisor.model import describe_model
 
-    return describe_model(params["path"], params["task"])
+    return describe_model(params["path"], params["task"], params.get("num_labels"))
 
 
 def _describe_data(params: dict[str, Any], _progress: Progress) -> Any:
@@ -143,7 +143,14 @@ def _describe_data(params: dict[str, Any], _progress: Progress) -> Any:
         task=params["task"],
         text_column=params.get("text_column"),
         validation_path=params.get("validation_path"),
+        label_column=params.get("label_column"),
     )
+
+
+def _infer_task(params: dict[str, Any], _progress: Progress) -> Any:
+    from advisor.infer import infer_task
+
+    return infer_task(**params)
 
 
 def _verify_arguments(params: dict[str, Any], _progress: Progress) -> Any:
@@ -175,6 +182,7 @@ def _calibrate(_params: dict[str, Any], progress: Progress) -> Any:
 METHODS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "describe_model": _describe_model,
     "describe_data": _describe_data,
+    "infer_task": _infer_task,
     "verify_arguments": _verify_arguments,
     "profile": _profile,
     "baseline": _baseline,

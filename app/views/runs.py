@@ -47,6 +47,7 @@ def row(run: Run) -> dict[str, object]:
         "done": run.progress(),
         "curve": finite,
         "loss": finite[-1] if finite else None,
+        "metric": run_texts.metric(run, lang),
         "predicted": gib(getattr(memory, quantity)) if memory else None,
         "measured": gib(max(readings)) if readings else None,
     }
@@ -87,6 +88,7 @@ st.dataframe(
         ),
         "curve": column.LineChartColumn(t("runs.column.curve", lang), width=130),
         "loss": column.NumberColumn(t("runs.column.loss", lang), format="%.3f", width=70),
+        "metric": column.TextColumn(t("runs.column.metric", lang), width=110),
         "predicted": column.NumberColumn(
             t("runs.column.predicted", lang), format="%.2f", width=110
         ),

@@ -142,7 +142,7 @@ def test_bad_questions_are_refused_in_one_sentence(advisor):
         ask(advisor, method="lora")
     with pytest.raises(UnknownNameError, match="task must be one of"):
         ask(advisor, task="poetry")
-    with pytest.raises(InputError, match=r"can be estimated, .* causal-lm can\."):
+    with pytest.raises(InputError, match=r"can be estimated, .* text-classification can\."):
         ask(advisor, task="masked-lm")
 
 

@@ -305,6 +305,7 @@ class FakeAdvisor:
     def __init__(self, this_machine: Machine | None = None) -> None:
         self.this_machine = this_machine or gpu_machine()
         self.model = model()
+        self.data = data()
         self.asked: list[Question] = []
         self.probes = 0
 
@@ -323,7 +324,7 @@ class FakeAdvisor:
         if question.pins.get("learning_rate", 1) <= 0:
             raise InputError("learning_rate must be greater than 0, got 0.", field="learning_rate")
         answer = recommendation(question, self.machine(question.machine))
-        return dataclasses.replace(answer, model=self.model)
+        return dataclasses.replace(answer, model=self.model, data=self.data)
 
     def sweep(self, question, plan):
         machine, cells = self.machine(question.machine), []
@@ -376,6 +377,7 @@ def write_run(
     steps: int = 200,
     planned: bool = True,
     nan_at: int | None = None,
+    accuracy: bool = False,
     now: float = 1_800_000_000.0,
 ) -> Path:
     """A run directory as the trainer leaves it in `state`; an active one names this process."""
@@ -426,9 +428,9 @@ def write_run(
         peak = int((0.97 + 0.02 * math.sin(step)) * rec.memory.process_bytes)
         lines.append(events.encode("memory", step=step, time=time, process_bytes=peak))
         if step % 50 == 0:
-            lines.append(
-                events.encode("eval", step=step, time=time, eval_loss=1.25 + math.exp(-step / 60))
-            )
+            metrics = {"eval_accuracy": step / 250, "eval_f1": 0.5} if accuracy else {}
+            loss = 1.25 + math.exp(-step / 60)
+            lines.append(events.encode("eval", step=step, time=time, eval_loss=loss, **metrics))
             lines.append(
                 events.encode("checkpoint", step=step, time=time, path=f"checkpoint-{step}")
             )

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -466,3 +467,43 @@ def test_names_and_log_lines_are_text_and_nothing_else(open_tab, dashboard, tabl
         f"{len(paths)} pages in Chromium, in the place of every text",
         "shown letter for letter: no element, no request; a bare address links to itself",
     )
+
+
+def last_accuracy(path):
+    lines = map(json.loads, (path / "events.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["eval_accuracy"] for line in lines if line["event"] == "eval"][-1]
+
+
+def test_classification_from_a_csv_and_a_checkpoint_to_its_accuracy(
+    open_tab, dashboard, reviews, tmp_path
+):
+    """From Plan to Run in the browser; then the same question from the command line."""
+    from playwright.sync_api import expect
+
+    question = {"model": reviews / "bert", "data": reviews / "reviews.csv"}
+    pin = "learning_rate=0.002"
+    tab = open_tab("/?" + urlencode({**question, "pin": pin}))
+    answered(tab)
+    expect(tab.get_by_text("2 classes")).to_be_visible()
+    start_button(tab).click()
+    tab.get_by_role("dialog").get_by_role("button", name="Start", exact=True).click()
+    expect(tab).to_have_url(re.compile(r"/run\?.*run="), timeout=STEP_MS)
+    expect(heading(tab)).to_have_text(re.compile(r"^Finished"), timeout=STEP_MS)
+    run_dir = dashboard.home / "runs" / parse_qs(urlsplit(tab.url).query)["run"][0]
+    accuracy = last_accuracy(run_dir)
+    assert accuracy >= 0.8
+    lane = tab.locator("[class*=lane_metric] .js-plotly-plot")
+    expect(lane).to_have_count(1)
+    metric = tab.get_by_test_id("stMetric").filter(has_text="Accuracy")
+    expect(metric).to_contain_text(f"{accuracy:.3f}")
+
+    asked = [part for name, value in question.items() for part in (f"--{name}", str(value))]
+    plan = dashboard.run_command("advisor", "recommend", *asked, "--pin", pin, "--json")
+    (tmp_path / "plan.json").write_text(plan, encoding="utf-8")
+    arguments = dashboard.run_command(
+        "advisor", "export", str(tmp_path / "plan.json"), "--format", "hf-json"
+    )
+    assert json.loads(arguments)["task"] == "text-classification"
+    (tmp_path / "args.json").write_text(arguments, encoding="utf-8")
+    said = dashboard.run_command("trainer", str(tmp_path / "args.json"))
+    assert last_accuracy(Path(said.splitlines()[0])) == accuracy

@@ -9,6 +9,7 @@ import transformers
 
 from advisor import demo
 from advisor.errors import InputError
+from advisor.own_arguments import DataArguments
 from trainer.tasks.causal_lm import Collator, collator, features
 
 
@@ -42,9 +43,9 @@ def tokenizer(tmp_path_factory):
 
 def pack(texts, tokenizer, path, length=16):
     data = datasets.Dataset.from_dict({"text": texts})
-    return features(
-        data, text_column="text", tokenizer=tokenizer, max_length=length, cache=path, packing=True
-    )
+    args = DataArguments(train_file="", max_seq_length=length, packing=True)
+    rows = SimpleNamespace(text_columns=("text",))
+    return features(data, rows=rows, tokenizer=tokenizer, model=None, args=args, cache=path)
 
 
 def test_packed_blocks_are_full_and_hold_every_token_in_order(tokenizer, tmp_path):
@@ -87,11 +88,11 @@ def test_a_flattened_batch_has_the_loss_of_the_padded_one(tokenizer):
     )
     model = transformers.LlamaForCausalLM(config).eval()
     texts = rows([5, 6, 7, 2], [8, 2], [9, 10, 11, 12, 13, 2])
-    flat = collator(tokenizer, pad_to_multiple_of=None, padding_free=True)(texts)
+    flat = collator(tokenizer, DataArguments(train_file="", padding_free=True))(texts)
     assert flat["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 4, 5]]
     assert flat["labels"].tolist() == [[-100, 6, 7, 2, -100, 2, -100, 10, 11, 12, 13, 2]]
     assert "attention_mask" not in flat
-    padded = collator(tokenizer, pad_to_multiple_of=None)(texts)
+    padded = collator(tokenizer, DataArguments(train_file=""))(texts)
     with torch.no_grad():
         loss = model(**flat).loss.item()
         assert loss == pytest.approx(model(**padded).loss.item(), abs=1e-5)

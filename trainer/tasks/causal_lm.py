@@ -1,12 +1,15 @@
 """Causal language modelling: rows to token ids, batches with padding that no loss is taken of."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.data import tokenise_texts
 from advisor.errors import InputError
+from advisor.own_arguments import DataArguments
+from advisor.rows import Rows
 
 if TYPE_CHECKING:
     import datasets
@@ -16,28 +19,47 @@ if TYPE_CHECKING:
 LABEL_OF_PADDING = -100
 """What the loss of transformers leaves out."""
 
-compute_metrics = None
-"""The evaluation loss is the metric; perplexity is its exponential."""
+compute_loss = None
+"""The model's own: it counts the items of the update."""
+
+
+def model_options(rows: Rows, tokenizer: Any, config: Any) -> dict[str, Any]:  # noqa: ARG001
+    """What the data says about the model: nothing."""
+    return {}
+
+
+def metrics(rows: Rows) -> None:
+    """None: the evaluation loss is the metric."""
+
+
+def more_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """Of an evaluation's: perplexity, the exponential of the loss."""
+    if "eval_loss" not in values:
+        return {}
+    try:
+        return {"eval_perplexity": math.exp(values["eval_loss"])}
+    except OverflowError:
+        return {"eval_perplexity": math.inf}
 
 
 def features(
-    rows: "datasets.Dataset",
+    part: "datasets.Dataset",
     *,
-    text_column: str,
+    rows: Rows,
     tokenizer: Any,
-    max_length: int,
+    model: Any,  # noqa: ARG001
+    args: DataArguments,
     cache: Path,
-    packing: bool = False,
 ) -> "datasets.Dataset":
-    """Token ids of each row, cut at `max_length`, on disk; or of all texts, packed.
+    """Token ids of each row, cut at max_seq_length, on disk; or of all texts, packed.
 
     Args:
-        rows: with text in `text_column`.
-        text_column: name of the column.
+        part: of the rows: to train on, or to evaluate on.
+        rows: that it belongs to.
         tokenizer: of transformers.
-        max_length: in tokens.
+        model: that is trained.
+        args: where rows are cut, and whether they are packed (see `_Packer`).
         cache: Arrow file to write; it is mapped, not read into memory.
-        packing: see `_Packer`.
 
     Returns:
         Columns input_ids, length (after cutting) and whole_length (before).
@@ -45,7 +67,8 @@ def features(
     Raises:
         InputError: texts are to be packed and the tokenizer has no end-of-text token.
     """
-    if packing and tokenizer.eos_token_id is None:
+    (text_column,), max_length = rows.text_columns, args.max_seq_length
+    if args.packing and tokenizer.eos_token_id is None:
         raise InputError("train.packing", field="packing")
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -57,10 +80,10 @@ def features(
             "whole_length": [len(ids) for ids in whole],
         }
 
-    if not packing:
-        return _mapped(rows, convert, cache)
+    if not args.packing:
+        return _mapped(part, convert, cache)
     packer = _Packer(tokenizer, text_column, max_length)
-    blocks = _mapped(rows, packer, cache)
+    blocks = _mapped(part, packer, cache)
     return blocks if len(blocks) else packer.rest()
 
 
@@ -151,16 +174,14 @@ class Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def collator(
-    tokenizer: Any, *, pad_to_multiple_of: int | None, padding_free: bool = False
-) -> "Collator | DataCollatorWithFlattening":
+def collator(tokenizer: Any, args: DataArguments) -> "Collator | DataCollatorWithFlattening":
     """The collator for a tokenizer that has a padding token.
 
     Without padding, transformers' own: rows in one, position_ids that start anew with each, and
     -100 for its first token, which nothing in its row predicts.
     """
-    if padding_free:
+    if args.padding_free:
         from transformers import DataCollatorWithFlattening
 
         return DataCollatorWithFlattening()
-    return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
+    return Collator(pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)

@@ -8,6 +8,8 @@ from advisor.plan import LoraSettings, TrainingPlan
 from advisor.simulate.profile import structure_of
 from advisor.simulate.step import record
 from advisor.simulate.trace import Recorder
+from advisor.task_losses import class_loss, class_of
+from advisor.tasks import find_task
 
 transformers = pytest.importorskip("transformers")
 BATCH, LENGTH, DEPTH, STEPS = 3, 24, 2, 2
@@ -47,6 +49,36 @@ WAYS = {
         "lora": LoraSettings(r=4),
     },
 }
+
+
+CLASSIFIERS = {
+    "bert": {
+        "model_type": "bert",
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": 4,
+        "id2label": {0: "a", 1: "b", 2: "c"},
+    },
+    "llama": LLAMA | {"id2label": {0: "a", 1: "b", 2: "c"}, "pad_token_id": 0},
+}
+"""Three classes."""
+
+
+def collate_classes(rows):
+    """A padded batch, as DataCollatorWithPadding makes it of rows with types."""
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    mask = torch.ones_like(ids)
+    mask[:, -1:].zero_()
+    batch = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}
+    return {**batch, "labels": torch.ones(len(rows), dtype=torch.int64)}
+
+
+def collate_without_types(rows):
+    batch = collate_classes(rows)
+    del batch["token_type_ids"]
+    return batch
 
 
 def collate(rows):
@@ -97,8 +129,8 @@ class Switch(transformers.TrainerCallback):
         self.trainer, self.recorder = trainer, trainer.recorder
 
     def on_train_begin(self, _args, _state, _control, model=None, **_others):
-        for parameter in model.parameters():
-            self.recorder.track(parameter, "load")
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.recorder.track(tensor, "load")
         self.recorder.track(self.trainer._tr_loss, "load")
         self.recorder.mark("load")
         self.recorder.__enter__()
@@ -115,14 +147,15 @@ def build(plan, config):
 
     values = dict(config)
     hf = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-    model = transformers.AutoModelForCausalLM.from_config(
+    task = find_task(plan.task)
+    model = getattr(transformers, task.auto_class).from_config(
         hf, dtype=getattr(torch, plan.dtype), attn_implementation=plan.attn_implementation
     )
     model.config.use_cache = False
     if plan.lora is not None:
         settings = LoraConfig(
             r=plan.lora.r, lora_alpha=plan.lora.lora_alpha, target_modules="all-linear",
-            task_type="CAUSAL_LM",
+            task_type=task.peft_type,
         )  # fmt: skip
         model = get_peft_model(model, settings)
         if plan.activation_checkpointing:
@@ -160,14 +193,27 @@ def scale_the_loss(accelerator):
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)  # nothing overflows
 
 
+def own(plan, config):
+    """What `trainer/train.py` gives Trainer for the plan's task."""
+    if not find_task(plan.task).has_labels:
+        return {"data_collator": collate}
+    types = config["model_type"] == "bert"
+    return {
+        "data_collator": collate_classes if types else collate_without_types,
+        "compute_loss_func": class_loss,
+        "compute_metrics": lambda _found: {},
+        "preprocess_logits_for_metrics": lambda logits, _labels: class_of(logits),
+    }
+
+
 def real_steps(plan, config, folder):
     recorder = Recorder(None)
     recorder.assume = False
     trainer = RecordedTrainer(
         model=build(plan, config),
         args=arguments(plan, folder),
-        data_collator=collate,
         train_dataset=rows(8 * BATCH),
+        **own(plan, config),
     )
     trainer.recorder = recorder
     if plan.fp16:
@@ -187,15 +233,15 @@ class Batches(list):
     dataset = rows(2 * BATCH)
     batch_size = BATCH
 
-    def __init__(self, recorder):
+    def __init__(self, recorder, collator):
         super().__init__()
-        self.recorder = recorder
+        self.recorder, self.collator = recorder, collator
 
     def __iter__(self):
         for _ in range(2):
             batch = None
             with _disable_current_modes():
-                batch = collate(rows(BATCH))
+                batch = self.collator(rows(BATCH))
             for tensor in batch.values():  # here they come onto the device
                 self.recorder.track(tensor, "batch")
             yield batch
@@ -208,7 +254,7 @@ class RecordedEvaluation(transformers.Trainer):
     recorder: Recorder
 
     def get_eval_dataloader(self, *_args):
-        return Batches(self.recorder)
+        return Batches(self.recorder, self.data_collator)
 
 
 class StopAfterTheSecondBatch(transformers.TrainerCallback):
@@ -222,18 +268,19 @@ class StopAfterTheSecondBatch(transformers.TrainerCallback):
             self.recorder.close()
 
 
-def real_evaluation(plan, folder):
+def real_evaluation(plan, folder, config=LLAMA):
     recorder = Recorder(None)
     recorder.assume, recorder.phase = False, "forward"
     trainer = RecordedEvaluation(
-        model=build(plan, LLAMA),
+        model=build(plan, config),
         args=arguments(plan, folder, per_device_eval_batch_size=BATCH),
         eval_dataset=Batches.dataset,
         callbacks=[StopAfterTheSecondBatch(recorder)],
+        **own(plan, config),
     )
     trainer.recorder = recorder
-    for parameter in trainer.model.parameters():
-        recorder.track(parameter, "load")
+    for tensor in (*trainer.model.parameters(), *trainer.model.buffers()):
+        recorder.track(tensor, "load")
     recorder.mark("load")
     with recorder:
         trainer.evaluate()
@@ -267,3 +314,29 @@ def test_a_model_whose_loss_type_is_unknown_counts_all_labels(tmp_path, differ):
     plan = plan_of("accumulation")
     found, expected = imitated_steps(plan, GPT2), real_steps(plan, GPT2, tmp_path)
     assert differ(found, expected, marks=False) is None
+
+
+FULL = [pytest.param(w, marks=pytest.mark.full) for w in ("plain", "autocast", "checkpointing")]
+
+
+@pytest.mark.parametrize("way", ["accumulation", "lora", *FULL])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifiers_loop_is_the_real_trainers(name, way, tmp_path, differ):
+    config = CLASSIFIERS[name]
+    plan = plan_of(way).replace(task="text-classification", attention_mask=True)
+    structure = structure_of(plan, config, None)
+    assert structure.padded
+    found = record(structure, depth=DEPTH, batch=BATCH, length=LENGTH)
+    expected = real_steps(plan, config, tmp_path)
+    assert len(expected.events) > 500
+    assert differ(found, expected, marks=False) is None
+
+
+@pytest.mark.parametrize("way", ["plain", "lora"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifiers_evaluation_is_the_real_trainers(name, way, tmp_path, differ):
+    config = CLASSIFIERS[name]
+    plan = plan_of(way).replace(task="text-classification", attention_mask=True)
+    structure = structure_of(plan, config, None).evaluation(BATCH)
+    found = record(structure, depth=DEPTH, batch=BATCH, length=LENGTH)
+    assert differ(found, real_evaluation(plan, tmp_path, config), marks=False) is None
