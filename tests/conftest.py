@@ -1,6 +1,7 @@
 """The fault and the security table, and a labelled data set that several rooms test with.
 
-Tests that pass record a row of a table, the end of the session prints it; rows travel in `user_properties`, which reach the reporting process from any worker.
+Tests that pass record a row of a table, the end of the session prints it; rows travel in
+`user_properties`, which reach the reporting process from any worker.
 """
 
 import csv
