@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from advisor import units
 from advisor.memory import CATEGORIES, MemoryEstimate
 from app.frames import ADVISOR, BLUE, BRICK, FILL, INK, PAPER, frame, note
-from app.run_data import Series, smooth, thin
+from app.series import Series
 from app.texts import t
 
 HEIGHT = 172
@@ -39,12 +39,12 @@ def line(
         from_zero: whether the value axis starts at 0.
     """
     fig = go.Figure()
-    end = total_steps or max(series.steps, default=1)
+    end = total_steps or _last_step(series)
     if planned is not None:
         xs = sorted({round(i * end / 200) for i in range(201)})
         _measured(fig, xs, [planned(x) for x in xs], t("live.planned", lang), fmt, planned=True)
-    steps, values = thin(series.steps, series.values)
-    mean = thin(series.steps, smooth(series.values)) if smoothed else (steps, values)
+    steps, values = series.drawn()
+    mean = series.drawn(smoothed=True) if smoothed else (steps, values)
     if smoothed:
         fig.add_scatter(
             x=steps,
@@ -55,7 +55,7 @@ def line(
             hoverinfo="skip",
         )
     _measured(fig, *mean, t("live.smoothed" if smoothed else "live.measured", lang), fmt)
-    if evals is not None and evals.steps:
+    if evals is not None and len(evals):
         _diamonds(fig, evals, fmt, lang)
     if mean[0] and not math.isnan(mean[1][-1]):
         dot = {"size": 6, "color": INK}
@@ -72,6 +72,10 @@ def line(
         fig.update_yaxes(tickformat=".0e", nticks=3, rangemode="tozero")
     fig.update_yaxes(fixedrange=True)
     return fig
+
+
+def _last_step(series: Series) -> int:
+    return int(series.steps[-1]) if len(series) else 1
 
 
 def _measured(
@@ -100,17 +104,17 @@ def _measured(
 def _diamonds(fig: go.Figure, evals: Series, fmt: str, lang: str) -> None:
     mark = {"symbol": "diamond", "size": 8, "color": BLUE, "line": {"color": PAPER, "width": 1}}
     name = t("live.evaluation", lang)
+    xs, ys = evals.drawn()
     fig.add_scatter(
-        x=evals.steps,
-        y=evals.values,
+        x=xs,
+        y=ys,
         name=name,
         mode="markers",
         marker=mark,
         hovertemplate=f"%{{y:{fmt}}}",
     )
-    if not math.isnan(evals.values[-1]):
-        x, y = evals.steps[-1], evals.values[-1]
-        note(fig, x, y, name, BLUE, xanchor="right", xshift=4, yanchor="bottom", yshift=5)
+    if not math.isnan(ys[-1]):
+        note(fig, xs[-1], ys[-1], name, BLUE, xanchor="right", xshift=4, yanchor="bottom", yshift=5)
 
 
 def _mark_bad(fig: go.Figure, series: Series, lang: str) -> None:
@@ -157,10 +161,11 @@ def memory_lane(
         column_widths=[0.955, 0.045],
         horizontal_spacing=0.01,
     )
-    end = total_steps or max(measured.steps, default=1)
+    end = total_steps or _last_step(measured)
     peak = getattr(predicted, quantity) if predicted else None
     free = predicted.capacity_bytes if predicted and quantity != "allocated_bytes" else None
-    steps, values = thin(measured.steps, [v / units.GIB for v in measured.values])
+    steps, readings = measured.drawn()
+    values = [v / units.GIB for v in readings]
     highest = max([*(v for v in values if not math.isnan(v)), (peak or 0) / units.GIB], default=1.0)
     shows_free = free is not None and free / units.GIB < 2.2 * highest
     top = 1.12 * max(highest, free / units.GIB if shows_free and free else 0, 0.001)

@@ -1,5 +1,6 @@
 """The training program: `python -m trainer args.json [--plan plan.json] [--run-dir DIR]`.
 
+With `--prove N` it makes N steps with the longest batch alone and prints predicted and measured.
 Reads an arguments file, writes a run directory, trains. Exit 0: finished, or stopped as asked. 2:
 the user's error, one line on stderr. 1: a failure, with its traceback.
 """
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from advisor import own_arguments, training_arguments
 from advisor.arguments import check_arguments, read_json
 from advisor.errors import AdvisorError, InputError
-from trainer import launch, process, record, runs
+from trainer import launch, process, proof, record, runs
 from trainer.event_log import EventLog
 from trainer.stopping import Stop, StopNowError
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if owns:
             launch.release(run_dir, exit_code=code)
+        if _rank() == 0 and proof.is_proof(run_dir):
+            print(proof.report(run_dir), flush=True)
     return code
 
 
@@ -68,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run-dir", type=Path, help="new directory, or one to continue; made when left out"
     )
+    parser.add_argument(
+        "--prove",
+        type=int,
+        metavar="N",
+        help="N steps with the longest batch alone; prints predicted beside measured",
+    )
     return parser
 
 
@@ -82,10 +91,19 @@ def _prepare(args: argparse.Namespace) -> Path:
     if args.run_dir is None:
         if _world_size() > 1:
             raise InputError("trainer.run_dir", processes=_world_size(), field="run_dir")
+        if args.prove is not None:
+            return proof.create(
+                _slug(arguments), plan=plan, arguments=arguments, steps=args.prove
+            )
         return runs.create_run(_slug(arguments), plan=plan, arguments=arguments)
     run_dir = args.run_dir.absolute()
     if _rank() > 0:
         return run_dir
+    if args.prove is not None:
+        slug = _slug(arguments)
+        return proof.create(
+            slug, plan=plan, arguments=arguments, steps=args.prove, run_dir=run_dir
+        )
     if (run_dir / record.RECORD).exists():
         _require_same(run_dir, arguments)
     else:
@@ -160,7 +178,7 @@ def _train(run_dir: Path) -> int:
     except BaseException as error:
         text = " ".join(str(error).split())
         kind = "" if isinstance(error, AdvisorError) else f"{type(error).__name__}: "
-        measured = {"out_of_memory": True} if type(error).__name__ == "OutOfMemoryError" else None
+        measured = {"out_of_memory": True} if _ran_out_of_memory(error) else None
         _write_end(run_dir, log, reason="failed", error=kind + text, measured=measured)
         raise
     _write_end(
@@ -176,6 +194,12 @@ def _train(run_dir: Path) -> int:
         return EXIT_DONE
     print("error:", outcome.error, file=sys.stderr)
     return EXIT_FAILED
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    """A GPU's error by its class; torch's allocator on a CPU has a message alone."""
+    kinds = ("OutOfMemoryError", "MemoryError")
+    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
 
 
 def _write_end(

@@ -41,6 +41,8 @@ class RunStatus:
     name: str
     """Name of the directory."""
     state: State
+    kind: str = "run"
+    """run, or proof: a few steps with the longest batch (trainer.proof)."""
     step: int | None = None
     """Optimizer steps done; None before the first event."""
     num_steps: int | None = None
@@ -68,6 +70,7 @@ def create_run(
     plan: Mapping[str, Any] | None,
     arguments: Mapping[str, Any],
     root: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Create a run directory, ready for `trainer.launch.start` or for the trainer itself.
 
@@ -79,6 +82,7 @@ def create_run(
         plan: content of plan.json (`Recommendation.to_dict`), or None when nothing was predicted.
         arguments: content of args.json.
         root: where runs are; `advisor.home.runs_dir()` by default.
+        extra: fields of run.json that the kind of run adds or sets.
     """
     slug = re.sub(r"[^a-z0-9.]+", "-", slug.lower()).strip("-.")[:60] or "run"
     base = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{slug}"
@@ -90,12 +94,16 @@ def create_run(
         except FileExistsError:
             number += 1
             run_dir = run_dir.with_name(f"{base}-{number}")
-    initialise(run_dir, plan=plan, arguments=arguments)
+    initialise(run_dir, plan=plan, arguments=arguments, extra=extra)
     return run_dir
 
 
 def initialise(
-    run_dir: Path, *, plan: Mapping[str, Any] | None, arguments: Mapping[str, Any]
+    run_dir: Path,
+    *,
+    plan: Mapping[str, Any] | None,
+    arguments: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the first files of a run into an existing directory."""
     if plan is not None:
@@ -109,8 +117,10 @@ def initialise(
             "created_at": time.time(),
             "host": socket.gethostname(),
             "versions": versions(),
+            "kind": "run",
             "predicted": predictions(plan),
             "measured": {},
+            **(extra or {}),
         },
     )
 
@@ -180,8 +190,17 @@ def newest_checkpoint(directory: Path) -> Path | None:
 def list_runs(root: Path | None = None) -> list[RunStatus]:
     """All runs, newest first; directories without a run.json are not ours and left out."""
     parent = root or runs_dir()
-    found = [read_status(p) for p in parent.iterdir() if (p / record.RECORD).is_file()]
+    found = [read_status(p) for p in run_dirs(parent)]
     return sorted(found, key=lambda status: (status.started_at or 0, status.name), reverse=True)
+
+
+def run_dirs(root: Path) -> list[Path]:
+    """The run directories in `root`; one whose name begins with a dot is being deleted."""
+    return [
+        path
+        for path in root.iterdir()
+        if not path.name.startswith(".") and (path / record.RECORD).is_file()
+    ]
 
 
 def read_status(run_dir: Path) -> RunStatus:
@@ -201,6 +220,7 @@ def read_status(run_dir: Path) -> RunStatus:
         run_dir=run_dir,
         name=run_dir.name,
         state=state,
+        kind="proof" if data.get("kind") == "proof" else "run",
         step=_as_int(last.get("step", data.get("step"))),
         num_steps=_as_int(data.get("num_steps")),
         started_at=_as_number(data.get("started_at", data.get("created_at"))),
