@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -47,8 +48,8 @@ def line(
     mean = series.drawn(smoothed=True) if smoothed else (steps, values)
     if smoothed:
         fig.add_scatter(
-            x=steps,
-            y=values,
+            x=np.asarray(steps),
+            y=np.asarray(values),
             mode="lines",
             line={"color": INK, "width": 1},
             opacity=0.22,
@@ -91,8 +92,8 @@ def _measured(
         {"color": ADVISOR, "width": 1.5, "dash": "dot"} if planned else {"color": INK, "width": 1.8}
     )
     fig.add_scatter(
-        x=list(xs),
-        y=list(ys),
+        x=np.asarray(xs),  # plotly looks at each item of a list
+        y=np.asarray(ys),
         name=name,
         mode="lines",
         line=style,
@@ -174,13 +175,14 @@ def memory_lane(
     dots = {"size": 3, "color": INK, "opacity": 0.5}
     hover = "%{y:.2f} GiB"
     fig.add_scatter(
-        x=steps, y=values, name=t("live.memory.step", lang), mode="markers", marker=dots,
-        hovertemplate=hover, row=1, col=1,
+        x=np.asarray(steps), y=np.asarray(values), name=t("live.memory.step", lang),
+        mode="markers", marker=dots, hovertemplate=hover, row=1, col=1,
     )  # fmt: skip
     stair = {"color": INK, "width": 1.6, "shape": "hv"}
     fig.add_scatter(
-        x=steps, y=_highest_so_far(values), name=t("live.memory.highest", lang), mode="lines",
-        line=stair, hovertemplate=hover, row=1, col=1,
+        x=np.asarray(steps), y=np.asarray(_highest_so_far(values)),
+        name=t("live.memory.highest", lang), mode="lines", line=stair,
+        hovertemplate=hover, row=1, col=1,
     )  # fmt: skip
     if shows_free and free is not None:
         y = free / units.GIB

@@ -34,9 +34,23 @@ def find(name: str) -> Run | None:
 def listed() -> list[Run]:
     """All runs and proofs, the latest first."""
     ends = time.monotonic() + LOOK_SECONDS
+    return [_run(status, max(ends - time.monotonic(), 0.0)) for status in _statuses_now()]
+
+
+def proofs() -> list[Run]:
+    """All proofs, the latest first."""
+    kept = [status for status in _statuses_now() if status.kind == "proof"]
+    return [_run(status, LOOK_SECONDS) for status in kept]
+
+
+def active() -> list[RunStatus]:
+    """Runs and proofs that have a process now."""
+    return [status for status in _statuses_now() if status.state in ACTIVE]
+
+
+def _statuses_now() -> list[RunStatus]:
     found = [_status(directory) for directory in runs.run_dirs(runs_dir())]
-    found.sort(key=lambda status: (status.started_at or 0, status.name), reverse=True)
-    return [_run(status, max(ends - time.monotonic(), 0.0)) for status in found]
+    return sorted(found, key=lambda s: (s.started_at or 0, s.name), reverse=True)
 
 
 def current(found: list[Run]) -> Run | None:

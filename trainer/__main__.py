@@ -92,18 +92,14 @@ def _prepare(args: argparse.Namespace) -> Path:
         if _world_size() > 1:
             raise InputError("trainer.run_dir", processes=_world_size(), field="run_dir")
         if args.prove is not None:
-            return proof.create(
-                _slug(arguments), plan=plan, arguments=arguments, steps=args.prove
-            )
+            return proof.create(_slug(arguments), plan=plan, arguments=arguments, steps=args.prove)
         return runs.create_run(_slug(arguments), plan=plan, arguments=arguments)
     run_dir = args.run_dir.absolute()
     if _rank() > 0:
         return run_dir
     if args.prove is not None:
         slug = _slug(arguments)
-        return proof.create(
-            slug, plan=plan, arguments=arguments, steps=args.prove, run_dir=run_dir
-        )
+        return proof.create(slug, plan=plan, arguments=arguments, steps=args.prove, run_dir=run_dir)
     if (run_dir / record.RECORD).exists():
         _require_same(run_dir, arguments)
     else:

@@ -82,9 +82,7 @@ class RunCallback(TrainerCallback):
             )
             for code, message in self._warnings:
                 self._warn(state.global_step, code, message)
-            record.update(
-                self._run_dir, state="running", num_steps=state.max_steps, effective=used
-            )
+            record.update(self._run_dir, state="running", num_steps=state.max_steps, effective=used)
             _print(f"training: step {state.global_step:,} of {state.max_steps:,}, {args.device}")
         self._clock.begin(state.global_step, state.num_input_tokens_seen)
         if state.global_step >= state.max_steps:

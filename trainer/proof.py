@@ -101,7 +101,8 @@ def longest_batches(
     lengths = np.asarray(rows.with_format("numpy")["length"][:])
     order = np.argsort(-lengths, kind="stable")[:batch]
     chosen = np.resize(order, batch)
-    return rows.select(np.tile(chosen, times)), int(lengths[order[0]])
+    longest: Any = rows.select(np.tile(chosen, times))
+    return longest, int(lengths[order[0]])
 
 
 def report(run_dir: Path) -> str:

@@ -280,7 +280,6 @@ class _Data:
                 )
             )
 
-
     def keep_longest(self, run_dir: Path, training: TrainingArguments) -> None:
         """Every micro-batch becomes the longest one of the data set; see `trainer.proof`."""
         batch = training.per_device_train_batch_size
