@@ -53,7 +53,7 @@ def delete(name: str, root: Path | None = None) -> None:
     """
     parent = root or runs_dir()
     run_dir = parent / name
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise InputError("keeping.name", name=name)
     if run_dir.is_symlink():
         raise InputError("keeping.link", path=run_dir, target=run_dir.readlink())
