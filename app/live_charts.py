@@ -65,13 +65,14 @@ def line(
         )
     _mark_bad(fig, series, lang)
     frame(fig, HEIGHT)
-    fig.update_layout(margin={"l": 44, "r": 8, "t": 6, "b": 24})
-    fig.update_xaxes(range=[0, end], nticks=6, tickformat="~s")
-    if from_zero:
-        fig.update_yaxes(rangemode="tozero")
+    x_axis, y_axis = fig.layout.xaxis, fig.layout.yaxis
+    fig.layout.margin = {"l": 44, "r": 8, "t": 6, "b": 24}
+    x_axis.range, x_axis.nticks, x_axis.tickformat = [0, end], 6, "~s"
+    y_axis.fixedrange = True
+    if from_zero or "e" in fmt:
+        y_axis.rangemode = "tozero"
     if "e" in fmt:
-        fig.update_yaxes(tickformat=".0e", nticks=3, rangemode="tozero")
-    fig.update_yaxes(fixedrange=True)
+        y_axis.tickformat, y_axis.nticks = ".0e", 3
     return fig
 
 

@@ -39,7 +39,9 @@ def write_run(home, name, rate):
 
 def select(tab, row):
     """Click the box in front of a row; the table is a canvas."""
-    tab.locator(".stDataFrame canvas").first.click(position={"x": 15, "y": 36 + 38 * row + 19})
+    tab.locator(".stDataFrame .dvn-scroller").first.click(
+        position={"x": 15, "y": 36 + 38 * row + 19}
+    )
 
 
 def test_runs_are_compared_noted_and_deleted(open_tab, dashboard):
