@@ -71,7 +71,7 @@ def frame(fig: go.Figure, height: int, **layout: Any) -> go.Figure:
         "tickfont": font,
         "title_font": font,
     }
-    known = fig.layout.to_plotly_json()
+    known: Any = fig.layout.to_plotly_json()
     for kind, values in (("xaxis", x_axis), ("yaxis", y_axis)):
         for name in {kind, *(key for key in known if key.startswith(kind))}:
             # Five times as fast as update_xaxes, and a live page frames five figures a tick.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -65,8 +66,9 @@ def line(
         )
     _mark_bad(fig, series, lang)
     frame(fig, HEIGHT)
-    x_axis, y_axis = fig.layout.xaxis, fig.layout.yaxis
-    fig.layout.margin = {"l": 44, "r": 8, "t": 6, "b": 24}
+    layout: Any = fig.layout
+    x_axis, y_axis = layout.xaxis, layout.yaxis
+    layout.margin = {"l": 44, "r": 8, "t": 6, "b": 24}
     x_axis.range, x_axis.nticks, x_axis.tickformat = [0, end], 6, "~s"
     y_axis.fixedrange = True
     if from_zero or "e" in fmt:

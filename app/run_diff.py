@@ -16,6 +16,7 @@ _EFFECTIVE = {
     "world_size": "devices",
 }
 """What the trainer calls a fact -> the argument that asked for it."""
+_OFF = "off"
 _ALWAYS = (
     "dtype",
     "autocast",
@@ -48,7 +49,9 @@ def levels(run: Run) -> dict[Level, dict[str, str]]:
     return {
         "asked": _text(_with_autocast(asked)),
         "sent": _text({**_batch(sent), **_with_autocast(sent)}),
-        "effective": _text({_EFFECTIVE.get(name, name): value for name, value in used.items()}),
+        "effective": _text(
+            {_EFFECTIVE.get(n, n): _OFF if v is None else v for n, v in used.items()}
+        ),
     }
 
 
@@ -81,7 +84,7 @@ def _with_autocast(values: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {"bf16": "bfloat16", "fp16": "float16"}
     if not values.keys() & kinds:
         return dict(values)
-    used = next((kind for name, kind in kinds.items() if values.get(name)), None)
+    used = next((kind for name, kind in kinds.items() if values.get(name)), _OFF)
     return {**values, "autocast": used}
 
 

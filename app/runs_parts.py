@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -200,10 +201,9 @@ def compared(selected: Sequence[str]) -> None:
             format_func=lambda name: _metric_name(name, lang),
             width=240,
         )
-        axes = compare_charts.AXES
-        axis = st.segmented_control(
+        axis: Any = st.segmented_control(
             t("compare.axis", lang),
-            axes,
+            compare_charts.AXES,
             default="tokens" if all(len(r.data.get(TOKENS)) for r in chosen) else "step",
             required=True,
             key="compare_axis",
@@ -212,13 +212,13 @@ def compared(selected: Sequence[str]) -> None:
     shown = chosen[: compare_charts.MAX_RUNS]
     short = _short_names([run.name for run in shown])
     named = [(short[run.name], run.data) for run in shown]
-    fig = compare_charts.overlay(named, metric, axis or axes[0], lang)
+    fig = compare_charts.overlay(named, metric, axis, lang)
     alt = t(
         "compare.alt", lang, metric=_metric_name(metric, lang), names=listing(short.values(), lang)
     )
     figure(fig, "compare", alt, f"{metric}-{axis}")
     for run in shown:
-        _said_of(run, metric, axis or "step")
+        _said_of(run, metric, axis)
     if len(chosen) > len(shown):
         st.caption(t("compare.many", lang, shown=len(shown), count=len(chosen)))
 
