@@ -343,7 +343,7 @@ def test_selected_runs_are_compared(open_page, records, home):
         ("Effective", "dtype", "float32", "bfloat16"),
     ]
     assert len(at.get("plotly_chart")) == 1
-    assert "a: 1 values were not a number, the first at step 60." in shown(at)
+    assert "a: values that were not a number: 1, the first at step 60." in shown(at)
     assert {"delete_a", "delete_b"} <= keys(at)
     assert "Process" not in at.selectbox(key="compare_metric").options[0]
 
@@ -402,7 +402,7 @@ def test_proof_stands_beside_the_prediction(open_page, records, home):
     assert not at.exception
     text = shown(at)
     assert "(+5.0 %)" in text
-    assert "1 rows of up to 1,986 tokens" in text
+    assert "Batches of 1 \u00d7 1,986 tokens" in text
     assert "prove_again" in keys(at)
     other = open_page(pin="learning_rate=0.01")
     assert "prove_again" not in keys(other)  # another plan was not measured
