@@ -10,7 +10,7 @@ from test_dashboard import ANSWER_MS, STEP_MS, answered, chromium, dashboard, he
 from trainer import record
 
 __all__ = ["chromium", "dashboard", "open_tab"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
 CURVES = """() => Math.max(0, ...[
     ...document.querySelectorAll('[class*=st-key-compare-] .js-plotly-plot')
 ].map(e => (e._fullData ?? []).filter(t => t.name && !t.name.startsWith('trace')).length))"""
