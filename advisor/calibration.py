@@ -20,7 +20,7 @@ from advisor.recommendation import Recommendation
 MAX_RUNS = 200
 """Newest run directories that are looked at."""
 MIN_STEPS = 10
-"""A shorter run need not have seen the longest batch, nor a steady step."""
+"""A shorter run need not have seen the longest batch, nor a steady step; a proof has."""
 BELIEVED = (0.5, 2.0)
 """Ratios of measured to predicted outside of this tell of another machine load, not of a kind."""
 
@@ -108,7 +108,7 @@ def _tales(runs: Path) -> Iterator[_Tale]:
         return
     for directory in sorted(runs.iterdir(), reverse=True)[:MAX_RUNS]:
         record = directory / "run.json"
-        if record.is_file():
+        if record.is_file() and not directory.name.startswith("."):
             tale = _tale(directory, record.stat().st_mtime_ns)
             if tale is not None:
                 yield tale
@@ -129,7 +129,9 @@ def _tale(directory: Path, _stamp: int) -> _Tale | None:
         return _Tale(
             kind=kind, out_of_memory=saved.memory is not None and saved.memory.verdict == "fits"
         )
-    if record.get("state") != "finished" or (measured.get("num_steps") or 0) < MIN_STEPS:
+    proof = record.get("kind") == "proof"  # a few steps, but with the longest batch
+    steps = measured.get("num_steps") or 0
+    if record.get("state") != "finished" or (steps < MIN_STEPS and not proof):
         return None
     context = memory = None
     if kind.device == "cpu":
@@ -137,11 +139,11 @@ def _tale(directory: Path, _stamp: int) -> _Tale | None:
         memory = _ratio(took, expected, predicted.get("memory_correction"))
     elif measured.get("process_source") == "nvml":
         context = measured["process_bytes"] - measured["reserved_bytes"]
-    speed = _ratio(
-        measured.get("tokens_per_second"),
-        predicted.get("tokens_per_second"),
-        predicted.get("speed_correction"),
-    )
+    # Speeds; those of a proof are of steps with the longest batch.
+    faster, slower = measured.get("tokens_per_second"), predicted.get("tokens_per_second")
+    if proof:
+        faster, slower = _inverse(measured), _inverse(predicted)
+    speed = _ratio(faster, slower, predicted.get("speed_correction"))
     return _Tale(kind=kind, memory_ratio=memory, context=context, speed_ratio=speed)
 
 
@@ -165,6 +167,12 @@ def _saved(path: Path) -> Recommendation | None:
 def _beyond(values: Mapping[str, Any], predicted: Mapping[str, Any]) -> float | None:
     total, context = values.get("process_bytes"), predicted.get("context_bytes")
     return None if total is None or context is None else total - context
+
+
+def _inverse(values: Mapping[str, Any]) -> float | None:
+    """Steps a second."""
+    seconds = values.get("step_seconds")
+    return 1 / seconds if seconds else None
 
 
 def _ratio(

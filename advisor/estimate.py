@@ -164,6 +164,15 @@ class Estimator:
             assumptions=(*assumptions, *data_parallel.time_assumptions(plan)),
         )
 
+    def longest_step_seconds(self, plan: TrainingPlan) -> float | None:
+        """Time of an optimizer step whose micro-batches are all the longest one."""
+        rates = self._rates(plan)
+        if rates is None:
+            return None
+        cost = self._cost(plan, self._structure(plan), rates, float(self._longest(plan)))
+        step = cost.update_seconds(rates, plan.gradient_accumulation_steps)
+        return step / self._known_of(plan).speed()
+
     def timeline(self, plan: TrainingPlan, points: int = 400) -> StepTimeline:
         """Allocated bytes by category through one steady step, thinned to about `points`."""
         structure = self._structure(plan)

@@ -56,12 +56,20 @@ class Batch:
     """Complete lines that were not events; skipped."""
 
 
-def read(path: Path, offset: int = 0) -> Batch:
-    """The complete event lines of `path` from byte `offset` on; an absent file is an empty one."""
+def read(path: Path, offset: int = 0, limit_bytes: int | None = None) -> Batch:
+    """The complete event lines of `path` from byte `offset` on; an absent file is an empty one.
+
+    Args:
+        path: of events.jsonl.
+        offset: in bytes, where a line begins.
+        limit_bytes: read about so many, and no more lines; a longer line is read whole.
+    """
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            chunk = file.read()
+            chunk = file.read() if limit_bytes is None else file.read(limit_bytes)
+            if limit_bytes is not None and not chunk.endswith(b"\n"):
+                chunk += file.readline()
     except FileNotFoundError:
         return Batch(events=[], offset=offset)
     end = chunk.rfind(b"\n") + 1

@@ -3,6 +3,7 @@
 Holds the worker process and caches what it described.
 """
 
+import dataclasses
 import platform
 import threading
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from advisor.solve import (
     micro_batches,
     needs_padding,
 )
+from advisor.speed import TimeEstimate
 from advisor.tasks import find_trainable_task
 from advisor.versions import installed
 
@@ -184,7 +186,7 @@ class Advisor:
                 plan=best.plan if best else None,
                 advice=advise(search.facts, best.plan, held, others) if best else (),
                 memory=best.memory if best else search.least(),
-                time=best.time if best else None,
+                time=_time(estimator, best),
                 alternatives=_alternatives(search, best) if best else (),
                 conflicts=conflicts,
                 machine=facts.machine,
@@ -339,6 +341,14 @@ def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
             id=f"alternative.checkpointing.{'on' if other.activation_checkpointing else 'off'}"
         )
     return Alternative(label=label, plan=other, memory=c.memory, time=c.time, pins=pins)
+
+
+def _time(estimator: Estimator, best: Candidate | None) -> TimeEstimate | None:
+    """The time of the chosen plan, with the longest step, which only a proof asks for."""
+    if best is None or best.time.step_seconds is None:
+        return best.time if best else None
+    longest = estimator.longest_step_seconds(best.plan)
+    return dataclasses.replace(best.time, longest_step_seconds=longest)
 
 
 def _timeline(estimator: Estimator, best: Candidate | None) -> Any:

@@ -27,6 +27,8 @@ class TimeEstimate:
     step_seconds: float | None
     """One optimizer step (all its micro-batches), at the data set's expected batch length."""
     step_seconds_interval: tuple[float, float] | None = None
+    longest_step_seconds: float | None = None
+    """The same with the data set's longest batch in every micro-batch, as a proof runs it."""
     tokens_per_second: float | None = None
     """Unpadded tokens the model learns from in a second, all devices."""
     num_steps: int | None = None

@@ -26,19 +26,28 @@ from app.frames import (
 from app.texts import half_width, t
 
 
-def memory_bar(memory: MemoryEstimate, total_bytes: int | None, lang: str) -> go.Figure:
+def memory_bar(
+    memory: MemoryEstimate,
+    total_bytes: int | None,
+    lang: str,
+    *,
+    measured_bytes: int | None = None,
+) -> go.Figure:
     """One bar: categories up to the peak, the interval on top, the free line across.
 
     Args:
         memory: an estimate with categories.
         total_bytes: size of the device; what is not free of it is drawn grey. None is unknown.
         lang: language of the names.
+        measured_bytes: peak of a proof of this very plan: a diamond on the interval.
     """
     sizes = {k: memory.categories[k] / units.GIB for k in CATEGORIES if memory.categories.get(k)}
     peak = sum(sizes.values())
     free = None if memory.capacity_bytes is None else memory.capacity_bytes / units.GIB
     total = max(total_bytes / units.GIB if total_bytes else 0, free or 0, peak)
     span = total if peak >= 0.3 * total else 1.6 * peak
+    found = None if measured_bytes is None else measured_bytes / units.GIB
+    span = max(span, 1.02 * (found or 0))
     fig, start = go.Figure(), 0.0
     for name, size in sizes.items():
         label = t(f"category.{name}", lang)
@@ -60,6 +69,20 @@ def memory_bar(memory: MemoryEstimate, total_bytes: int | None, lang: str) -> go
         start += size
     _free_line(fig, peak, free, total, span, lang)
     _interval(fig, peak, half_width(memory), free, span, lang)
+    if found is not None:
+        fig.add_scatter(
+            x=[found],
+            y=[0.44],
+            mode="markers",
+            marker={
+                "symbol": "diamond",
+                "size": 11,
+                "color": INK,
+                "line": {"color": PAPER, "width": 1},
+            },
+            name="measured",
+            hovertemplate=t("chart.measured", lang, peak=measured_bytes) + "<extra></extra>",
+        )
     frame(fig, 132, barmode="overlay", bargap=0, uniformtext={"minsize": 9, "mode": "hide"})
     fig.update_layout(hovermode="closest", margin={"l": 10, "r": 10, "t": 4, "b": 22})
     fig.update_yaxes(visible=False, range=[-0.72, 0.95], fixedrange=True)

@@ -10,8 +10,11 @@ from streamlit.delta_generator import DeltaGenerator
 from advisor.locale import LANGUAGES
 from advisor.memory import Verdict
 from app import state
-from app.texts import t
+from app.run_data import RunData
+from app.texts import escape, t
 
+READ_SECONDS = 0.3
+"""Between two signs of life while a long file is read."""
 SOURCES = {
     "measured": ":material/straighten:",
     "simulated": ":material/account_tree:",
@@ -115,6 +118,17 @@ def may_launch() -> bool:
         return ipaddress.ip_address(address or "0.0.0.0").is_loopback  # noqa: S104
     except ValueError:
         return False
+
+
+def read_whole(data: RunData, name: str) -> None:
+    """Go through a long event file for the first time, saying how far it is."""
+    if data.share_read() == 1:
+        return
+    lang = state.language()
+    bar = st.progress(data.share_read())
+    while (share := data.update(READ_SECONDS).share_read()) < 1:
+        bar.progress(share, t("compare.reading", lang, name=escape(name), share=share))
+    bar.empty()
 
 
 def badge(word: str, color: Literal["green", "gray", "orange", "red"], icon: str) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -10,10 +11,11 @@ from advisor.arguments import arguments_for
 from advisor.errors import AdvisorError
 from advisor.home import runs_dir
 from advisor.recommendation import Recommendation
+from advisor.units import format_bytes
 from app import state, texts
 from app.components import may_launch
 from app.texts import t
-from trainer import launch, runs
+from trainer import keeping, launch, record, runs
 
 PLAN_PAGE, RUN_PAGE = "views/plan.py", "views/run.py"
 """As Streamlit names pages: relative to the entry script."""
@@ -121,19 +123,72 @@ def _stop_body(run_dir: Path, step: int | None) -> None:
         )
 
 
+def delete_dialog(run_dir: Path) -> None:
+    """Ask before a run is deleted: what goes, what stays."""
+    lang = state.language()
+    st.dialog(t("delete.title", lang), icon=":material/delete:", width="medium")(_delete_body)(
+        run_dir
+    )
+
+
+def _delete_body(run_dir: Path) -> None:
+    lang = state.language()
+    st.markdown(
+        t(
+            "delete.body",
+            lang,
+            name=texts.escape(run_dir.name),
+            size=format_bytes(keeping.size_bytes(run_dir)),
+            path=texts.escape(str(run_dir)),
+        )
+    )
+    arguments = record.read_object(run_dir / record.ARGUMENTS) or {}
+    saved = runs.checkpoints_dir(run_dir, arguments)
+    if not saved.is_relative_to(run_dir.absolute()):
+        st.markdown(t("delete.stays", lang, path=texts.escape(str(saved))))
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button(t("delete.keep", lang)):
+            st.rerun()
+        st.button(
+            t("delete.go", lang),
+            type="primary",
+            key="delete_go",
+            on_click=_delete,
+            args=(run_dir.name,),
+        )
+
+
+def _delete(name: str) -> None:
+    if done(lambda: keeping.delete(name)):
+        state.compare_runs([other for other in state.compared_runs() if other != name])
+
+
+def keep_notes(run_dir: Path, text: str) -> None:
+    """Write the notes of a run; a widget's callback."""
+    done(lambda: keeping.write_notes(run_dir, text))
+
+
+def done(act: Callable[[], None]) -> bool:
+    """Whether it was done; else the page says why at its next run."""
+    lang = state.language()
+    if not may_launch():
+        state.leave_notice(t("start.not_loopback", lang))
+        return False
+    try:
+        act()
+    except AdvisorError as error:
+        state.leave_notice(error.sentence(lang))
+        return False
+    except OSError as error:
+        state.leave_notice(str(error))
+        return False
+    return True
+
+
 def resume_run(run_dir: Path) -> None:
     """Continue a run in its directory; a button's callback."""
     _act("resume", run_dir)
 
 
 def _act(what: str, run_dir: Path) -> None:
-    lang = state.language()
-    if not may_launch():
-        state.leave_notice(t("start.not_loopback", lang))
-        return
-    try:
-        {"stop": launch.stop, "resume": launch.resume}[what](run_dir)
-    except AdvisorError as error:
-        state.leave_notice(error.sentence(lang))
-    except OSError as error:
-        state.leave_notice(str(error))
+    done(lambda: {"stop": launch.stop, "resume": launch.resume}[what](run_dir))

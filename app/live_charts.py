@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from advisor import units
 from advisor.memory import CATEGORIES, MemoryEstimate
 from app.frames import ADVISOR, BLUE, BRICK, FILL, INK, PAPER, frame, note
-from app.run_data import Series, smooth, thin
+from app.series import Series
 from app.texts import t
 
 HEIGHT = 172
@@ -39,23 +41,23 @@ def line(
         from_zero: whether the value axis starts at 0.
     """
     fig = go.Figure()
-    end = total_steps or max(series.steps, default=1)
+    end = total_steps or _last_step(series)
     if planned is not None:
         xs = sorted({round(i * end / 200) for i in range(201)})
         _measured(fig, xs, [planned(x) for x in xs], t("live.planned", lang), fmt, planned=True)
-    steps, values = thin(series.steps, series.values)
-    mean = thin(series.steps, smooth(series.values)) if smoothed else (steps, values)
+    steps, values = series.drawn()
+    mean = series.drawn(smoothed=True) if smoothed else (steps, values)
     if smoothed:
         fig.add_scatter(
-            x=steps,
-            y=values,
+            x=np.asarray(steps),
+            y=np.asarray(values),
             mode="lines",
             line={"color": INK, "width": 1},
             opacity=0.22,
             hoverinfo="skip",
         )
     _measured(fig, *mean, t("live.smoothed" if smoothed else "live.measured", lang), fmt)
-    if evals is not None and evals.steps:
+    if evals is not None and len(evals):
         _diamonds(fig, evals, fmt, lang)
     if mean[0] and not math.isnan(mean[1][-1]):
         dot = {"size": 6, "color": INK}
@@ -64,14 +66,20 @@ def line(
         )
     _mark_bad(fig, series, lang)
     frame(fig, HEIGHT)
-    fig.update_layout(margin={"l": 44, "r": 8, "t": 6, "b": 24})
-    fig.update_xaxes(range=[0, end], nticks=6, tickformat="~s")
-    if from_zero:
-        fig.update_yaxes(rangemode="tozero")
+    layout: Any = fig.layout
+    x_axis, y_axis = layout.xaxis, layout.yaxis
+    layout.margin = {"l": 44, "r": 8, "t": 6, "b": 24}
+    x_axis.range, x_axis.nticks, x_axis.tickformat = [0, end], 6, "~s"
+    y_axis.fixedrange = True
+    if from_zero or "e" in fmt:
+        y_axis.rangemode = "tozero"
     if "e" in fmt:
-        fig.update_yaxes(tickformat=".0e", nticks=3, rangemode="tozero")
-    fig.update_yaxes(fixedrange=True)
+        y_axis.tickformat, y_axis.nticks = ".0e", 3
     return fig
+
+
+def _last_step(series: Series) -> int:
+    return int(series.steps[-1]) if len(series) else 1
 
 
 def _measured(
@@ -87,8 +95,8 @@ def _measured(
         {"color": ADVISOR, "width": 1.5, "dash": "dot"} if planned else {"color": INK, "width": 1.8}
     )
     fig.add_scatter(
-        x=list(xs),
-        y=list(ys),
+        x=np.asarray(xs),  # plotly looks at each item of a list
+        y=np.asarray(ys),
         name=name,
         mode="lines",
         line=style,
@@ -100,17 +108,17 @@ def _measured(
 def _diamonds(fig: go.Figure, evals: Series, fmt: str, lang: str) -> None:
     mark = {"symbol": "diamond", "size": 8, "color": BLUE, "line": {"color": PAPER, "width": 1}}
     name = t("live.evaluation", lang)
+    xs, ys = evals.drawn()
     fig.add_scatter(
-        x=evals.steps,
-        y=evals.values,
+        x=xs,
+        y=ys,
         name=name,
         mode="markers",
         marker=mark,
         hovertemplate=f"%{{y:{fmt}}}",
     )
-    if not math.isnan(evals.values[-1]):
-        x, y = evals.steps[-1], evals.values[-1]
-        note(fig, x, y, name, BLUE, xanchor="right", xshift=4, yanchor="bottom", yshift=5)
+    if not math.isnan(ys[-1]):
+        note(fig, xs[-1], ys[-1], name, BLUE, xanchor="right", xshift=4, yanchor="bottom", yshift=5)
 
 
 def _mark_bad(fig: go.Figure, series: Series, lang: str) -> None:
@@ -157,10 +165,11 @@ def memory_lane(
         column_widths=[0.955, 0.045],
         horizontal_spacing=0.01,
     )
-    end = total_steps or max(measured.steps, default=1)
+    end = total_steps or _last_step(measured)
     peak = getattr(predicted, quantity) if predicted else None
     free = predicted.capacity_bytes if predicted and quantity != "allocated_bytes" else None
-    steps, values = thin(measured.steps, [v / units.GIB for v in measured.values])
+    steps, readings = measured.drawn()
+    values = [v / units.GIB for v in readings]
     highest = max([*(v for v in values if not math.isnan(v)), (peak or 0) / units.GIB], default=1.0)
     shows_free = free is not None and free / units.GIB < 2.2 * highest
     top = 1.12 * max(highest, free / units.GIB if shows_free and free else 0, 0.001)
@@ -169,13 +178,14 @@ def memory_lane(
     dots = {"size": 3, "color": INK, "opacity": 0.5}
     hover = "%{y:.2f} GiB"
     fig.add_scatter(
-        x=steps, y=values, name=t("live.memory.step", lang), mode="markers", marker=dots,
-        hovertemplate=hover, row=1, col=1,
+        x=np.asarray(steps), y=np.asarray(values), name=t("live.memory.step", lang),
+        mode="markers", marker=dots, hovertemplate=hover, row=1, col=1,
     )  # fmt: skip
     stair = {"color": INK, "width": 1.6, "shape": "hv"}
     fig.add_scatter(
-        x=steps, y=_highest_so_far(values), name=t("live.memory.highest", lang), mode="lines",
-        line=stair, hovertemplate=hover, row=1, col=1,
+        x=np.asarray(steps), y=np.asarray(_highest_so_far(values)),
+        name=t("live.memory.highest", lang), mode="lines", line=stair,
+        hovertemplate=hover, row=1, col=1,
     )  # fmt: skip
     if shows_free and free is not None:
         y = free / units.GIB

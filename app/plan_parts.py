@@ -10,7 +10,7 @@ from advisor.export import FORMATS, export
 from advisor.locale import catalogue, render
 from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
-from app import cache, charts, forms, frames, state, texts
+from app import cache, charts, forms, frames, proving, state, texts
 from app.components import figure, heading, may_launch
 from app.components import verdict as draw_verdict
 from app.launching import start_dialog
@@ -25,12 +25,17 @@ def verdict_card(recommendation: Recommendation) -> None:
     assert memory is not None
     why_not = _why_no_start(recommendation)
     detail = texts.verdict_detail(memory, recommendation.time, lang)
+    proof = proving.latest(recommendation)
+    failed = proving.ran_out(proof)
     draw_verdict(
-        memory.verdict,
-        texts.verdict_sentence(plan, memory, recommendation.time, lang),
+        "does_not_fit" if failed else memory.verdict,
+        proving.out_of_memory(proof)
+        if proof is not None and failed
+        else texts.verdict_sentence(plan, memory, recommendation.time, lang),
         f"{detail}  \n{why_not}" if why_not else detail,
     )
     with st.container(horizontal=True, width="content", gap="small"):
+        proving.button(recommendation, why_not)
         _export(recommendation)
         st.button(
             t("action.start", lang),
@@ -210,7 +215,8 @@ def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
     total = gpu.total_bytes if on_gpu and gpu else recommendation.machine.ram_total_bytes
     revision = repr(plan)
     heading(t("chart.bar", lang), "GiB", help=t("chart.bar.help", lang))
-    bar = charts.memory_bar(memory, total, lang)
+    measured = proving.measured_bytes(proving.latest(recommendation)) if live else None
+    bar = charts.memory_bar(memory, total, lang, measured_bytes=measured)
     alt = t("chart.bar.alt", lang, peak=memory.process_bytes, free=memory.capacity_bytes)
     figure(bar if live else frames.fade(bar), "bar", alt, revision)
     st.caption(texts.category_list(memory, lang))

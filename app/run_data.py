@@ -2,53 +2,27 @@
 
 import math
 import threading
-from bisect import bisect_right
+import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from advisor import events
 from advisor.plan import TrainingPlan
 from advisor.tasks import TASKS
+from app.series import Series
 
 LOG_SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
 METRICS = tuple(dict.fromkeys(task.metric for task in TASKS.values() if task.predicts))
 """What evaluations report beside the loss."""
 MEMORY_SERIES = ("process_bytes", "reserved_bytes", "allocated_bytes")
-
-
-@dataclass
-class Series:
-    """One measured quantity over optimizer steps."""
-
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    """NaN where the value was not finite."""
-
-    def add(self, step: int, value: float | None, *, nonfinite: bool) -> None:
-        """Append a value; None counts only where the event says that it was not finite."""
-        if value is None and not nonfinite:
-            return
-        self.steps.append(step)
-        self.values.append(math.nan if value is None else float(value))
-
-    def cut_after(self, step: int) -> None:
-        """Forget what lies beyond `step`: a resumed run does those steps again."""
-        keep = bisect_right(self.steps, step)
-        del self.steps[keep:], self.values[keep:]
-
-    def last(self) -> float | None:
-        """The latest finite value."""
-        return next((v for v in reversed(self.values) if not math.isnan(v)), None)
-
-    def finite(self) -> list[float]:
-        """The values that are numbers."""
-        return [v for v in self.values if not math.isnan(v)]
-
-    def bad_steps(self) -> list[int]:
-        """Steps at which the value was not finite."""
-        return [s for s, v in zip(self.steps, self.values, strict=True) if math.isnan(v)]
+TOKENS, SECONDS = "num_input_tokens_seen", "seconds"
+"""Series that are axes: tokens seen and seconds trained, pauses not counted, at each log."""
+CHUNK_BYTES = 2**21
+MAX_SERIES = 64
+MAX_NOTICES = 1000
+_NO_METRIC = ("v", "time", "step", "eval_runtime")
+_Pending = dict[str, tuple[list[int], list[float]]]
 
 
 class RunData:
@@ -60,15 +34,14 @@ class RunData:
         self._reset()
 
     def _reset(self) -> None:
-        self._offset = 0
+        self._offset = self._size = 0
+        self._file: int | None = None
         self.num_events = 0
         self.series: dict[str, Series] = {n: Series() for n in (*LOG_SERIES, *MEMORY_SERIES)}
-        self.evals = Series()
-        self.metrics: dict[str, Series] = {}
-        """Those of METRICS that evaluations reported."""
-        self.epochs = Series()
+        self._pending: _Pending = {}
         self.checkpoints: list[dict[str, Any]] = []
         self.notices: list[dict[str, Any]] = []
+        """The latest warnings and findings."""
         self.start: dict[str, Any] | None = None
         self.end: dict[str, Any] | None = None
         self.process_source: str | None = None
@@ -79,21 +52,59 @@ class RunData:
         """Time between the first and last event of each session of the run, without the pauses."""
         self._session_start: tuple[int, float] | None = None
 
-    def update(self) -> "RunData":
-        """Read what was written since the last call."""
+    @property
+    def evals(self) -> Series:
+        """The evaluation loss."""
+        return self.get("eval_loss")
+
+    @property
+    def epochs(self) -> Series:
+        """Epochs done at each log."""
+        return self.get("epoch")
+
+    def get(self, name: str) -> Series:
+        """A series by its name in the events; empty where nothing of the kind was written."""
+        return self.series.get(name) or Series()
+
+    def task_metrics(self) -> dict[str, Series]:
+        """Those of METRICS that evaluations reported."""
+        return {name: self.series[name] for name in METRICS if len(self.get(name))}
+
+    def metrics(self) -> list[str]:
+        """Names of what was measured, those of every run first."""
+        return [n for n, s in self.series.items() if len(s) and n not in (TOKENS, SECONDS, "epoch")]
+
+    def share_read(self) -> float:
+        """Part of the file that was read, 0..1; below 1 until a long one was gone through once."""
+        return self._offset / self._size if self._size else 1.0
+
+    def update(self, max_seconds: float | None = None) -> "RunData":
+        """Read what was written since the last call.
+
+        Args:
+            max_seconds: leave what cannot be read in about this time to the next call.
+        """
+        begun = clock.monotonic()
         with self._lock:
             if not self.path.is_file() or self.path.is_symlink():  # gone, or none of ours
                 return self
             try:
-                shrunk = self.path.stat().st_size < self._offset
+                found = self.path.stat()
             except OSError:
                 return self
-            if shrunk:
-                self._reset()
-            batch = events.read(self.path, self._offset)
-            self._offset = batch.offset
-            for event in batch.events:
-                self._add(event)
+            if found.st_size < self._offset or self._file not in (None, found.st_ino):
+                self._reset()  # another file than before
+            self._file, self._size = found.st_ino, found.st_size
+            while self._offset < self._size:
+                batch = events.read(self.path, self._offset, CHUNK_BYTES)
+                for event in batch.events:
+                    self._add(event)
+                self._flush()
+                if batch.offset == self._offset:  # a line that is being written
+                    self._size = self._offset
+                self._offset = batch.offset
+                if max_seconds is not None and clock.monotonic() - begun > max_seconds:
+                    break
         return self
 
     def _add(self, event: dict[str, Any]) -> None:
@@ -108,38 +119,52 @@ class RunData:
             if kind == "start":
                 self._session_start = (step, self.active_seconds)
         self.step = max(self.step, step)
-        bad = event.get("nonfinite") or ()
         if kind == "log":
-            self._add_values(LOG_SERIES, event, step, bad)
-            self.epochs.add(step, event.get("epoch"), nonfinite=False)
+            self._add_values(event, step, event.keys() - _NO_METRIC)
+            self._append(SECONDS, step, self.active_seconds)
         elif kind == "memory":
-            self._add_values(MEMORY_SERIES, event, step, bad)
+            self._add_values(event, step, event.keys() & MEMORY_SERIES)
             self.process_source = event.get("process_source")
         elif kind == "eval":
-            self.evals.add(step, event.get("eval_loss"), nonfinite="eval_loss" in bad)
-            for name in METRICS:
-                if isinstance(event.get(name), (int, float)):
-                    series = self.metrics.setdefault(name, Series())
-                    series.add(step, event[name], nonfinite=False)
+            named = (n for n in event if n.startswith("eval_") and not n.endswith("_per_second"))
+            self._add_values(event, step, set(named) - {*_NO_METRIC})
         elif kind == "checkpoint":
             self.checkpoints.append(event)
         elif kind in ("warning", "finding"):
             self.notices.append(event)
+            del self.notices[:-MAX_NOTICES]
         elif kind == "end":
             self.end = event
 
     def _begin(self, event: dict[str, Any], step: int) -> None:
-        for series in (*self.series.values(), *self.metrics.values(), self.evals, self.epochs):
+        self._flush()
+        for series in self.series.values():
             series.cut_after(step)
         self.start, self.end, self.step = event, None, step
 
-    def _add_values(
-        self, names: tuple[str, ...], event: dict[str, Any], step: int, bad: tuple[str, ...]
-    ) -> None:
+    def _add_values(self, event: dict[str, Any], step: int, names: set[str]) -> None:
+        """Keep the numbers; null is one only where the event says that it was not finite."""
+        bad = event.get("nonfinite") or ()
         for name in names:
-            value = event.get(name)
-            if value is None or isinstance(value, (int, float)):
-                self.series[name].add(step, value, nonfinite=name in bad)
+            value = event[name]
+            if value is None and name in bad:
+                self._append(name, step, math.nan)
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._append(name, step, value)
+
+    def _append(self, name: str, step: int, value: float) -> None:
+        if name not in self._pending:
+            if name not in self.series and len(self.series) >= MAX_SERIES:
+                return
+            self._pending[name] = ([], [])
+        steps, values = self._pending[name]
+        steps.append(step)
+        values.append(value)
+
+    def _flush(self) -> None:
+        for name in sorted(self._pending):
+            self.series.setdefault(name, Series()).extend(*self._pending[name])
+        self._pending = {}
 
     def seconds_per_step(self) -> float | None:
         """Measured in the running session, from its start to its last event."""
@@ -148,50 +173,6 @@ class RunData:
         step, seconds = self._session_start
         spent = self.active_seconds - seconds  # never negative, also when the clock was set back
         return spent / (self.step - step) if self.step > step else None
-
-
-def smoothing_span(num_values: int) -> int:
-    """Span of the mean over logged values: a tenth of them, so that short runs do not lag."""
-    return min(max(num_values // 10, 3), 40)
-
-
-def smooth(values: list[float]) -> list[float]:
-    """Exponential mean with weights that sum to 1 from the first value on; a gap stays a gap."""
-    span = smoothing_span(len(values))
-    alpha = 2 / (span + 1)
-    total = weight = 0.0
-    out = []
-    for value in values:
-        if math.isnan(value):
-            out.append(math.nan)
-            continue
-        total = value + (1 - alpha) * total
-        weight = 1 + (1 - alpha) * weight
-        out.append(total / weight)
-    return out
-
-
-def thin(steps: list[int], values: list[float], limit: int = 2000) -> tuple[list[int], list[float]]:
-    """At most `limit` points: the least and the greatest of each bucket, so that a spike survives.
-
-    A bucket that holds a NaN keeps one, so that the gap survives too.
-    """
-    if len(steps) <= limit:
-        return steps, values
-    num_buckets = limit // 3
-    keep: list[int] = []
-    for bucket in range(num_buckets):
-        low = bucket * len(steps) // num_buckets
-        high = (bucket + 1) * len(steps) // num_buckets
-        places = range(low, high)
-        finite = [i for i in places if not math.isnan(values[i])]
-        chosen = {next((i for i in places if math.isnan(values[i])), -1)} - {-1}
-        if finite:
-            chosen |= {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)}
-        keep += sorted(chosen)
-    if keep[-1] != len(steps) - 1:
-        keep[-1] = len(steps) - 1
-    return [steps[i] for i in keep], [values[i] for i in keep]
 
 
 def planned_rate(plan: TrainingPlan, num_rows: int) -> Callable[[int], float] | None:

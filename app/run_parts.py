@@ -1,6 +1,5 @@
 """The sections of Run; each is rebuilt from the run's directory at each look."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -11,8 +10,9 @@ import streamlit as st
 from advisor.units import format_learning_rate
 from app import live_charts, run_texts, state
 from app.components import badge, figure, heading
-from app.run_data import MEMORY_SERIES, Series, planned_rate, smooth, smoothing_span
+from app.run_data import MEMORY_SERIES, planned_rate
 from app.run_texts import Run
+from app.series import Floats, Series, smoothing_span
 from app.texts import escape, t, upper_first
 from trainer import record
 from trainer.runs import State
@@ -83,9 +83,9 @@ def lanes(run: Run) -> None:
     rows = run.recommendation.data if run.recommendation else None
     grid = st.grid(5, min_column_width=220, gap="small")
     loss = series["loss"]
-    mean = next((v for v in reversed(smooth(loss.values)) if not math.isnan(v)), None)
+    mean = loss.last_mean()
     last_eval = run.data.evals.last()
-    metrics = run.data.metrics
+    metrics = run.data.task_metrics()
     with grid.cell(column_span=1 if metrics else 2):
         _lane(
             run,
@@ -93,7 +93,7 @@ def lanes(run: Run) -> None:
             None if mean is None else f"{mean:.3f}",
             None if last_eval is None else t("live.eval_value", lang, loss=f"{last_eval:.3f}"),
             lambda: live_charts.line(loss, total, lang, smoothed=True, evals=run.data.evals),
-            help_text=t("live.loss.help", lang, span=smoothing_span(len(loss.steps))),
+            help_text=t("live.loss.help", lang, span=smoothing_span(len(loss))),
         )
     for name, values in list(metrics.items())[:1]:
         with grid.cell():
@@ -106,7 +106,7 @@ def lanes(run: Run) -> None:
             run,
             "rate",
             None if now is None else format_learning_rate(now),
-            _rate_note(now, planned(rate.steps[-1]) if planned and rate.steps else None),
+            _rate_note(now, planned(int(rate.steps[-1])) if planned and len(rate) else None),
             lambda: live_charts.line(rate, total, lang, planned=planned, fmt=".2e"),
         )
     norm = series["grad_norm"]
@@ -124,13 +124,13 @@ def lanes(run: Run) -> None:
         if run.recommendation and run.recommendation.time
         else None
     )
-    recent = smooth(speed.values)[-1:] or [None]
+    recent = speed.last_mean()
     with grid.cell():
         _lane(
             run,
             "speed",
-            None if recent[0] is None else f"{recent[0]:,.0f}",
-            run_texts.change_to_plan(recent[0], predicted, lang),
+            None if recent is None else f"{recent:,.0f}",
+            run_texts.change_to_plan(recent, predicted, lang),
             lambda: live_charts.line(
                 speed,
                 total,
@@ -192,10 +192,10 @@ def _rate_note(now: float | None, planned: float | None) -> str | None:
     return t("live.planned_value", lang, rate=planned)
 
 
-def _clipped(norms: list[float], limit: float) -> str | None:
-    if not norms or not limit:
+def _clipped(norms: Floats, limit: float) -> str | None:
+    if not len(norms) or not limit:
         return None
-    share = sum(v > limit for v in norms) / len(norms)
+    share = float((norms > limit).mean())
     return t("live.clipped", state.language(), share=share)
 
 
@@ -203,14 +203,14 @@ def memory(run: Run) -> None:
     """The memory lane: like compared with like, named where it is not the process' total."""
     lang = state.language()
     predicted = run.recommendation.memory if run.recommendation else None
-    quantity = next((n for n in MEMORY_SERIES if run.data.series[n].steps), None)
+    quantity = next((n for n in MEMORY_SERIES if len(run.data.series[n])), None)
     with st.container(border=True, gap="xxsmall"):
         heading(t("live.memory", lang), "GiB", level=5)
         if quantity is None:
             st.caption(t("live.memory.none", lang))
             return
         measured = run.data.series[quantity]
-        highest = max((v for v in measured.values if not math.isnan(v)), default=None)
+        highest = measured.highest()
         peak = getattr(predicted, quantity) if predicted else None
         alt = t("live.memory.alt", lang, highest=highest, peak=peak)
         fig = live_charts.memory_lane(measured, predicted, quantity, run.total_steps(), lang)

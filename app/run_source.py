@@ -1,6 +1,8 @@
 """Runs as the pages need them, rebuilt from their directories; sessions share the event readers."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -12,6 +14,11 @@ from app.run_texts import Run
 from trainer import record, runs
 from trainer.runs import ACTIVE, RunStatus
 
+LOOK_SECONDS = 0.2
+"""A look at all runs reads events for about so long; what is left comes with the next looks."""
+_KEPT = 256
+"""Runs whose events and plans are held in memory."""
+
 
 def find(name: str) -> Run | None:
     """The run called `name`; None where there is none. A name with a path in it is no name."""
@@ -20,26 +27,67 @@ def find(name: str) -> Run | None:
         return None
     if not runs.is_run(directory):
         return None
-    return _run(runs.read_status(directory))
+    return _run(runs.read_status(directory), LOOK_SECONDS)
 
 
 def listed() -> list[Run]:
-    """All runs, the latest first."""
-    return [_run(status) for status in runs.list_runs()]
+    """All runs and proofs, the latest first."""
+    ends = time.monotonic() + LOOK_SECONDS
+    return [_run(status, max(ends - time.monotonic(), 0.0)) for status in _statuses_now()]
 
 
-def current(names: list[Run]) -> Run | None:
-    """The run that trains now: the latest of them."""
-    return next((run for run in names if run.state in ACTIVE), None)
+def proofs() -> list[Run]:
+    """All proofs, the latest first."""
+    kept = [status for status in _statuses_now() if status.kind == "proof"]
+    return [_run(status, LOOK_SECONDS) for status in kept]
 
 
-def _run(status: RunStatus) -> Run:
+def active() -> list[RunStatus]:
+    """Runs and proofs that have a process now."""
+    return [status for status in _statuses_now() if status.state in ACTIVE]
+
+
+def _statuses_now() -> list[RunStatus]:
+    found = [_status(directory) for directory in runs.run_dirs(runs_dir())]
+    return sorted(found, key=lambda s: (s.started_at or 0, s.name), reverse=True)
+
+
+def current(found: list[Run]) -> Run | None:
+    """The run that trains now: the latest of them; a proof is none."""
+    return next((r for r in found if r.state in ACTIVE and r.status.kind == "run"), None)
+
+
+def _run(status: RunStatus, max_seconds: float) -> Run:
     directory = status.run_dir
-    data = _reader(str(directory)).update()
+    data = _reader(str(directory)).update(max_seconds)
     return Run(status=status, recommendation=_plan(directory), data=data)
 
 
-@st.cache_resource(max_entries=64)
+def _status(directory: Path) -> RunStatus:
+    """A run that ended is judged again only when its files change; one that runs, at each look."""
+    stamp = tuple(_stamp(directory / name) for name in (record.RECORD, record.EVENTS, record.LOCK))
+    kept = _statuses().get(directory)
+    if kept is not None and kept[0] == stamp and kept[1].state not in ACTIVE:
+        return kept[1]
+    status = runs.read_status(directory)
+    _statuses()[directory] = (stamp, status)
+    return status
+
+
+@st.cache_resource
+def _statuses() -> dict[Path, tuple[Any, RunStatus]]:
+    return {}
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@st.cache_resource(max_entries=_KEPT)
 def _reader(directory: str) -> RunData:
     return RunData(Path(directory))
 
@@ -54,7 +102,7 @@ def _plan(directory: Path) -> Recommendation | None:
         return None
 
 
-@st.cache_resource(max_entries=64)
+@st.cache_resource(max_entries=_KEPT)
 def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:  # noqa: ARG001 (the cache's key)
     """What was predicted; None where nothing was, or another version wrote it."""
     try:

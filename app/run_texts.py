@@ -165,7 +165,7 @@ def what(run: Run) -> str:
 
 def metric(run: Run, lang: str) -> str:
     """What the last evaluation reported beside the loss: "accuracy 0.913"."""
-    for name, series in run.data.metrics.items():
+    for name, series in run.data.task_metrics().items():
         value = series.last()
         if value is not None:
             return f"{metric_name(name, lang)} {value:.3f}"

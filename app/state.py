@@ -172,6 +172,27 @@ def take_start() -> bool:
     return st.session_state.pop("may_start", False)
 
 
+def compared_runs() -> list[str]:
+    """Names of the runs that are selected on Runs: of the URL, else of this session."""
+    names = st.query_params.get_all("compare") or st.session_state.get("compared", [])
+    st.session_state["compared"] = names
+    return names
+
+
+def compare_runs(names: list[str]) -> None:
+    """Select these runs; call it from a widget's callback.
+
+    Those that stay selected keep their place, and with it their colour.
+    """
+    kept = [name for name in compared_runs() if name in names]
+    names = [*kept, *(name for name in names if name not in kept)]
+    st.session_state["compared"] = names
+    if names:
+        st.query_params["compare"] = names
+    else:
+        st.query_params.pop("compare", None)
+
+
 def notice() -> str | None:
     """A sentence an action left for the page, shown once."""
     return st.session_state.pop("notice", None)

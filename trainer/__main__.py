@@ -1,5 +1,6 @@
 """The training program: `python -m trainer args.json [--plan plan.json] [--run-dir DIR]`.
 
+With `--prove N` it makes N steps with the longest batch alone and prints predicted and measured.
 Reads an arguments file, writes a run directory, trains. Exit 0: finished, or stopped as asked. 2:
 the user's error, one line on stderr. 1: a failure, with its traceback.
 """
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from advisor import own_arguments, training_arguments
 from advisor.arguments import check_arguments, read_json
 from advisor.errors import AdvisorError, InputError
-from trainer import faults, launch, output, process, record, runs
+from trainer import faults, launch, output, process, proof, record, runs
 from trainer.event_log import EventLog
 from trainer.stopping import Stop, StopNowError
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if owns:
             with contextlib.suppress(InputError):  # deleted or read-only: there is no record
                 launch.release(run_dir, exit_code=code)
+        if _rank() == 0 and proof.is_proof(run_dir):
+            output.say(proof.report(run_dir))
         output.close()
     return code
 
@@ -71,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run-dir", type=Path, help="new directory, or one to continue; made when left out"
     )
+    parser.add_argument(
+        "--prove",
+        type=int,
+        metavar="N",
+        help="N steps with the longest batch alone; prints predicted beside measured",
+    )
     return parser
 
 
@@ -85,10 +94,15 @@ def _prepare(args: argparse.Namespace) -> Path:
     if args.run_dir is None:
         if _world_size() > 1:
             raise InputError("trainer.run_dir", processes=_world_size(), field="run_dir")
+        if args.prove is not None:
+            return proof.create(_slug(arguments), plan=plan, arguments=arguments, steps=args.prove)
         return runs.create_run(_slug(arguments), plan=plan, arguments=arguments)
     run_dir = args.run_dir.absolute()
     if _rank() > 0:
         return run_dir
+    if args.prove is not None:
+        slug = _slug(arguments)
+        return proof.create(slug, plan=plan, arguments=arguments, steps=args.prove, run_dir=run_dir)
     if (run_dir / record.RECORD).exists():
         _require_same(run_dir, arguments)
     else:
@@ -170,7 +184,7 @@ def _train(run_dir: Path) -> int:
         elif not isinstance(error, InputError):
             output.say_traceback()  # where it was, for who wants to know more than the sentence
         fault = error if isinstance(error, AdvisorError) else AdvisorError("runs.said", said=text)
-        measured = {"out_of_memory": True} if faults.ran_out_of_device_memory(error) else None
+        measured = {"out_of_memory": True} if faults.ran_out_of_memory(error) else None
         _write_end(run_dir, log, reason="failed", error=text, fault=fault, measured=measured)
         raise
     _write_end(

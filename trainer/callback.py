@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer import record
+from trainer.effective import effective
 from trainer.event_log import EventLog
 from trainer.host_memory import HeapTrimmer
 from trainer.memory_meter import MemoryMeter
@@ -73,17 +74,18 @@ class RunCallback(TrainerCallback):
     # -- the loop -----------------------------------------------------------------------------
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write the start event; leave at once when all steps are done (a run that was resumed)."""
         self._stop.starting = False
         if state.is_world_process_zero:
+            used = effective(kwargs["model"], kwargs["optimizer"], args, state)
             self._log.write(
-                "start", step=state.global_step, num_steps=state.max_steps, **self._start
+                "start", step=state.global_step, num_steps=state.max_steps, **self._start, **used
             )
             for code, message in self._warnings:
                 self._warn(state.global_step, code, message)
-            record.update(self._run_dir, state="running", num_steps=state.max_steps)
+            record.update(self._run_dir, state="running", num_steps=state.max_steps, effective=used)
             say(f"training: step {state.global_step:,} of {state.max_steps:,}, {args.device}")
         self._clock.begin(state.global_step, state.num_input_tokens_seen)
         if state.global_step >= state.max_steps:

@@ -22,6 +22,13 @@ def _ran_out_of_host_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this, or what it was raised from, is a device or a host without memory."""
+    if ran_out_of_device_memory(error) or _ran_out_of_host_memory(error):
+        return True
+    return error.__cause__ is not None and ran_out_of_memory(error.__cause__)
+
+
 def memory_error(
     error: BaseException,
     *,

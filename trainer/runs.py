@@ -45,6 +45,8 @@ class RunStatus:
     name: str
     """Name of the directory."""
     state: State
+    kind: str = "run"
+    """run, or proof: a few steps with the longest batch (trainer.proof)."""
     step: int | None = None
     """Optimizer steps done; None before the first event."""
     num_steps: int | None = None
@@ -74,6 +76,7 @@ def create_run(
     plan: Mapping[str, Any] | None,
     arguments: Mapping[str, Any],
     root: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Create a run directory, ready for `trainer.launch.start` or for the trainer itself.
 
@@ -85,6 +88,7 @@ def create_run(
         plan: content of plan.json (`Recommendation.to_dict`), or None when nothing was predicted.
         arguments: content of args.json.
         root: where runs are; `advisor.home.runs_dir()` by default.
+        extra: fields of run.json that the kind of run adds or sets.
 
     Raises:
         InputError: nothing can be written there.
@@ -102,12 +106,16 @@ def create_run(
             run_dir = run_dir.with_name(f"{base}-{number}")
         except OSError as error:
             raise record.unwritable(run_dir, error) from error
-    initialise(run_dir, plan=plan, arguments=arguments)
+    initialise(run_dir, plan=plan, arguments=arguments, extra=extra)
     return run_dir
 
 
 def initialise(
-    run_dir: Path, *, plan: Mapping[str, Any] | None, arguments: Mapping[str, Any]
+    run_dir: Path,
+    *,
+    plan: Mapping[str, Any] | None,
+    arguments: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the first files of a run into an existing directory."""
     if plan is not None:
@@ -121,8 +129,10 @@ def initialise(
             "created_at": time.time(),
             "host": socket.gethostname(),
             "versions": versions(),
+            "kind": "run",
             "predicted": predictions(plan),
             "measured": {},
+            **(extra or {}),
         },
     )
 
@@ -184,7 +194,8 @@ def resume_step(run_dir: Path) -> int | None:
     data = record.read_object(run_dir / record.RECORD)
     if arguments is None or data is None or not os.access(run_dir, os.W_OK):
         return None
-    if read_status(run_dir).state not in RESUMABLE:
+    status = read_status(run_dir)
+    if status.kind != "run" or status.state not in RESUMABLE:
         return None
     newest = newest_checkpoint(checkpoints_dir(run_dir, arguments))
     return 0 if newest is None else int(newest.name.removeprefix("checkpoint-"))
@@ -193,8 +204,13 @@ def resume_step(run_dir: Path) -> int | None:
 def list_runs(root: Path | None = None) -> list[RunStatus]:
     """All runs, newest first; directories without a run.json are not ours and left out."""
     parent = root or runs_dir()
-    found = [read_status(p) for p in parent.iterdir() if is_run(p)]
+    found = [read_status(p) for p in run_dirs(parent)]
     return sorted(found, key=lambda status: (status.started_at or 0, status.name), reverse=True)
+
+
+def run_dirs(root: Path) -> list[Path]:
+    """The run directories in `root`; one whose name begins with a dot is being deleted."""
+    return [path for path in root.iterdir() if not path.name.startswith(".") and is_run(path)]
 
 
 def is_run(run_dir: Path) -> bool:
@@ -225,6 +241,7 @@ def read_status(run_dir: Path) -> RunStatus:
         run_dir=run_dir,
         name=run_dir.name,
         state=state,
+        kind="proof" if data.get("kind") == "proof" else "run",
         step=_as_int(last.get("step", data.get("step"))),
         num_steps=_as_int(data.get("num_steps")),
         started_at=_as_number(data.get("started_at", data.get("created_at"))),

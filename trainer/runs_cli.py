@@ -104,7 +104,11 @@ def _list_text(answer: list[dict[str, Any]]) -> str:
     if not answer:
         return f"No runs in {runs_dir()}."
     width = max(len(run["name"]) for run in answer)
-    return "\n".join(f"{r['name']:<{width}}  {r['state']:<8}  {_progress(r)}" for r in answer)
+    return "\n".join(
+        f"{r['name']:<{width}}  {r['state']:<8}  {_progress(r)}"
+        + ("  (proof)" if r["kind"] == "proof" else "")
+        for r in answer
+    )
 
 
 def _progress(run: dict[str, Any]) -> str:

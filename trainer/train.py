@@ -25,7 +25,7 @@ from advisor.errors import InputError
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import Rows, load_rows
 from advisor.tasks import find_trainable_task
-from trainer import faults, record, runs
+from trainer import faults, proof, record, runs
 from trainer.callback import RunCallback
 from trainer.event_log import EventLog
 from trainer.memory_meter import MemoryMeter
@@ -87,6 +87,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     with _scratch(run_dir) as scratch:
         data = _Data(data_args, rows, tokenizer, model, training_args, scratch)
         data.warnings += warnings
+        if proof.is_proof(run_dir):
+            data.keep_longest(run_dir, training_args)
         stop.check()
         return _Session(run_dir, log, stop, training_args, checkpoint).run(model, tokenizer, data)
 
@@ -322,6 +324,14 @@ class _Data:
                 )
             )
 
+    def keep_longest(self, run_dir: Path, training: TrainingArguments) -> None:
+        """Every micro-batch becomes the longest one of the data set; see `trainer.proof`."""
+        batch = training.per_device_train_batch_size
+        times = training.max_steps * training.gradient_accumulation_steps * training.world_size
+        self.train, tokens = proof.longest_batches(self.train, batch, times)
+        if training.process_index == 0:
+            record.update(run_dir, proof={"batch_rows": batch, "longest_tokens": tokens})
+
 
 def task_module(task: str) -> ModuleType:
     """The module of `trainer.tasks` that prepares this task's rows."""
@@ -408,9 +418,13 @@ class _Session:
             model_path=self._save_model(trainer) if finished else None,
         )
 
-    def _save_model(self, trainer: RunTrainer) -> str:
+    def _save_model(self, trainer: RunTrainer) -> str | None:
         """Where the trained model is: the last checkpoint, or the output directory."""
         assert self.args.output_dir is not None
+        if proof.is_proof(self.run_dir):
+            with contextlib.suppress(OSError):  # Trainer makes it even when nothing is saved
+                Path(self.args.output_dir).rmdir()
+            return None
         last = Path(self.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
         if last.is_dir() and not self.args.load_best_model_at_end:
             return str(last)
@@ -425,9 +439,7 @@ class _Session:
         return {
             "num_rows": len(data.train),
             "num_eval_rows": 0 if data.evaluation is None else len(data.evaluation),
-            "device": str(device),
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-            "world_size": self.args.world_size,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "num_trainable_parameters": sum(
                 p.numel() for p in model.parameters() if p.requires_grad

@@ -4,7 +4,7 @@ import streamlit as st
 
 from advisor.errors import AdvisorError, InputError
 from advisor.locale import Message, catalogue, render
-from app import cache, forms, plan_inputs, plan_parts, plan_values, state, texts
+from app import cache, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
 from app.components import SOURCES, heading, headline
 from app.texts import t
 
@@ -25,6 +25,7 @@ answer_card = st.container(
     gap="small",
     key="verdict",
 )
+proof_slot = st.container()
 offered = plan_parts.method_choices(asked)
 with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
     plan_parts.knobs(asked)
@@ -93,6 +94,9 @@ with answer_card:
         plan_parts.conflict_card(asked, shown)
     elif shown is not None:
         plan_parts.verdict_card(shown)
+if live and shown is not None and shown.plan is not None:
+    with proof_slot:
+        proving.panel(proving.latest(shown))
 
 if shown is not None:
     if not live:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app import launching, run_parts, run_source, run_texts, state
-from app.components import headline
+from app.components import headline, read_whole
 from app.run_texts import Run
 from app.texts import escape, t
 from trainer.runs import ACTIVE
@@ -35,6 +35,7 @@ if run is None:
         )
     st.stop()
 
+read_whole(run.data, run.name)
 active = run.state in ACTIVE
 shown_state = run.state
 chosen = run

@@ -159,3 +159,26 @@ def test_a_changed_record_is_read_again(tmp_path):
     record = json.loads((tmp_path / "a" / "run.json").read_text())
     (tmp_path / "a" / "run.json").write_text(json.dumps({**record, "state": "finished"}))
     assert len(learn(tmp_path, KIND).memory_ratios) == 1
+
+
+PROOF = {"kind": "proof"}
+STEP = {"step_seconds": 2.0, "tokens_per_second": None}
+
+
+def test_a_proof_teaches_like_a_run_by_its_longest_step(tmp_path):
+    measured = {"step_seconds": 2.5, "tokens_per_second": 900.0, "num_steps": 3}
+    write_run(tmp_path, "a", record=PROOF, predicted=STEP, measured=measured)
+    learned = learn(tmp_path, KIND)
+    assert learned.memory() == pytest.approx(1.2)
+    assert learned.speed() == pytest.approx(0.8)
+
+
+def test_a_proof_that_ran_out_of_memory_is_remembered(tmp_path):
+    failed = {**PROOF, "state": "failed", "measured": {"out_of_memory": True}}
+    write_run(tmp_path, "a", record=failed)
+    assert learn(tmp_path, KIND).num_out_of_memory == 1
+
+
+def test_a_run_that_is_being_deleted_teaches_nothing(tmp_path):
+    write_run(tmp_path, ".deleted-1")
+    assert learn(tmp_path, KIND) == NOTHING

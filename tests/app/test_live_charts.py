@@ -5,7 +5,7 @@ import math
 import pytest
 
 from app import frames, live_charts
-from app.run_data import Series
+from app.series import Series
 
 GIB = 2**30
 

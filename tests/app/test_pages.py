@@ -313,3 +313,136 @@ def test_runs_without_a_run(open_page):
     at = open_page("runs")
     assert not at.exception
     assert at.markdown[0].value == "# No run has been started on this machine."
+
+
+def test_proofs_stand_apart(open_page, records, home):
+    from trainer import record
+
+    records.write_run(home, "a", "finished")
+    records.write_run(home, "b", "finished")
+    record.update(home / "runs" / "b", kind="proof")
+    at = open_page("runs")
+    assert set(at.dataframe[0].value["run"]) == {"a"}
+    assert at.markdown[0].value == "# Nothing is training; 1 kept, 0 failed."
+    at.segmented_control(key="runs_kind").set_value("proof").run()
+    assert set(at.dataframe[0].value["run"]) == {"b"}
+
+
+def test_selected_runs_are_compared(open_page, records, home):
+    from trainer import record
+
+    for name, dtype in (("a", "float32"), ("b", "bfloat16")):
+        directory = records.write_run(home, name, "finished", nan_at=60 if name == "a" else None)
+        record.write_json(directory / "args.json", {"learning_rate": 1e-4, "dtype": dtype})
+        record.update(directory, effective={"weights_dtype": dtype, "world_size": 1})
+    at = open_page("runs", compare=["a", "b", "gone"])
+    assert not at.exception
+    table = at.dataframe[1].value
+    assert list(table.itertuples(index=False, name=None)) == [
+        ("Sent", "dtype", "float32", "bfloat16"),
+        ("Effective", "dtype", "float32", "bfloat16"),
+    ]
+    assert len(at.get("plotly_chart")) == 1
+    assert "a: values that were not a number: 1, the first at step 60." in shown(at)
+    assert {"delete_a", "delete_b"} <= keys(at)
+    assert "Process" not in at.selectbox(key="compare_metric").options[0]
+
+
+def test_one_selected_run_shows_asked_sent_effective(open_page, records, home):
+    from trainer import record
+
+    directory = records.write_run(home, "a", "running", planned=False)
+    record.write_json(directory / "args.json", {"bf16": True, "dtype": "float32"})
+    record.update(directory, effective={"autocast": "bfloat16", "optimizer_class": "torch.AdamW"})
+    at = open_page("runs", compare=["a"])
+    rows = list(at.dataframe[1].value.itertuples(index=False, name=None))
+    assert ("autocast", "bfloat16", "bfloat16", "bfloat16") in rows
+    assert ("optim", "", "", "torch.AdamW") in rows
+    assert at.button(key="delete_a").disabled
+
+
+def test_notes_are_saved_and_shown_in_the_table(open_page, records, home):
+    records.write_run(home, "a", "finished")
+    at = open_page("runs", compare=["a"])
+    at.text_area(key="notes_text_a").set_value("lr too high\nretry").run()
+    assert not at.exception
+    assert (home / "runs" / "a" / "notes.txt").read_text() == "lr too high\nretry"
+    assert at.dataframe[0].value["notes"].tolist() == ["lr too high retry"]
+
+
+def test_deletion_failure_is_said_on_the_page(open_page, records, home, monkeypatch):
+    from app import launching
+
+    records.write_run(home, "a", "running")
+    monkeypatch.setattr(launching, "delete_dialog", lambda run_dir: launching._delete(run_dir.name))
+    monkeypatch.setattr("app.runs_parts.ACTIVE", ())
+    at = open_page("runs", compare=["a"])
+    at.button(key="delete_a").click().run()
+    assert "a is running, so it is not deleted; stop it first." in shown(at)
+    assert (home / "runs" / "a").exists()
+
+
+def write_proof(records, home, state, **measured):
+    from trainer import proof, record
+
+    saved = records.recommendation().to_dict()
+    directory = records.write_run(home, "p-proof", state, steps=30)
+    changes = {"kind": "proof", "num_steps": 3, "measured": measured, "signal": None}
+    record.update(directory, **changes, predicted=proof.predictions(saved))
+    return directory
+
+
+def test_proof_stands_beside_the_prediction(open_page, records, home):
+    from trainer import record
+
+    peak = int(1.05 * records.recommendation().memory.process_bytes)
+    directory = write_proof(records, home, "finished", process_bytes=peak, step_seconds=4.0)
+    record.update(directory, proof={"batch_rows": 1, "longest_tokens": 1986})
+    at = open_page()
+    assert not at.exception
+    text = shown(at)
+    assert "(+5.0 %)" in text
+    assert "Batches of 1 \u00d7 1,986 tokens" in text
+    assert "prove_again" in keys(at)
+    other = open_page(pin="learning_rate=0.01")
+    assert "prove_again" not in keys(other)  # another plan was not measured
+
+
+def test_proof_that_ran_out_of_memory_decides_the_verdict(open_page, records, home):
+    write_proof(records, home, "failed", out_of_memory=True)
+    at = open_page()
+    assert not at.exception
+    verdict = next(m.value for m in at.markdown if m.value.startswith("## "))
+    assert "Does not fit." in verdict
+    assert "Out of memory at step 31 with the longest batch" in verdict
+
+
+def test_proof_under_way_can_be_cancelled_and_nothing_else_is_proved(
+    open_page, records, home, monkeypatch
+):
+    from trainer import launch
+
+    write_proof(records, home, "running")
+    stopped = []
+    monkeypatch.setattr(
+        launch, "stop", lambda run_dir, force: stopped.append((run_dir.name, force))
+    )
+    at = open_page()
+    assert "Loading model and data" in shown(at)
+    assert at.button(key="prove").disabled
+    at.button(key="prove_cancel").click().run()
+    assert stopped == [("p-proof", True)]
+
+
+def test_proof_is_made_of_the_plan_on_the_page(open_page, home, monkeypatch):
+    from trainer import launch, record, runs
+
+    monkeypatch.setattr(launch, "start", lambda run_dir: None)
+    at = open_page()
+    at.button(key="prove").click().run()
+    assert not at.exception
+    (status,) = runs.list_runs()
+    assert status.kind == "proof"
+    arguments = record.read_object(status.run_dir / "args.json")
+    assert (arguments["max_steps"], arguments["save_strategy"]) == (3, "no")
+    assert arguments["train_sampling_strategy"] == "sequential"

@@ -9,7 +9,8 @@ import pytest
 
 from advisor import events
 from advisor.plan import TrainingPlan
-from app.run_data import RunData, planned_rate, smooth, thin
+from app import run_data
+from app.run_data import RunData, planned_rate
 
 
 def write(path, *lines):
@@ -26,7 +27,7 @@ def test_only_what_is_new_is_read(tmp_path):
     data = RunData(tmp_path).update()
     write(tmp_path, log(3, 1.8))
     data.update()
-    assert data.series["loss"].steps == [1, 2, 3]
+    assert list(data.series["loss"].steps) == [1, 2, 3]
     assert data.num_events == 3
 
 
@@ -34,9 +35,9 @@ def test_half_written_line_waits(tmp_path):
     whole = log(2, 1.9)
     write(tmp_path, log(1, 2.0), whole[:20])
     data = RunData(tmp_path).update()
-    assert data.series["loss"].steps == [1]
+    assert list(data.series["loss"].steps) == [1]
     write(tmp_path, whole[20:])
-    assert data.update().series["loss"].steps == [1, 2]
+    assert list(data.update().series["loss"].steps) == [1, 2]
 
 
 def test_absent_file_is_an_empty_run(tmp_path):
@@ -54,14 +55,14 @@ def test_nan_is_a_gap_and_is_remembered(tmp_path):
 
 def test_value_that_was_not_logged_is_no_gap(tmp_path):
     write(tmp_path, log(1, 2.0, grad_norm=1.0), log(2, 1.9))
-    assert RunData(tmp_path).update().series["grad_norm"].steps == [1]
+    assert list(RunData(tmp_path).update().series["grad_norm"].steps) == [1]
 
 
 def test_resume_replaces_the_steps_that_are_done_again(tmp_path):
     write(tmp_path, events.encode("start", step=0, time=0.0), log(10, 2.0), log(20, 1.5))
     write(tmp_path, events.encode("start", step=10, time=100.0), log(20, 1.4))
     loss = RunData(tmp_path).update().series["loss"]
-    assert (loss.steps, loss.values) == ([10, 20], [2.0, 1.4])
+    assert (list(loss.steps), list(loss.values)) == ([10, 20], [2.0, 1.4])
 
 
 def test_pause_between_sessions_is_not_training_time(tmp_path):
@@ -75,30 +76,46 @@ def test_replaced_file_is_read_again(tmp_path):
     write(tmp_path, *(log(s, 2.0) for s in range(1, 20)))
     data = RunData(tmp_path).update()
     (tmp_path / "events.jsonl").write_text(log(1, 3.0), encoding="utf-8")
-    assert data.update().series["loss"].values == [3.0]
+    assert list(data.update().series["loss"].values) == [3.0]
 
 
-def test_thinning_keeps_spikes_ends_and_gaps():
-    steps = list(range(50_000))
-    values = [1.0] * 50_000
-    values[31_337], values[40_000] = 99.0, math.nan
-    kept_steps, kept = thin(steps, values)
-    assert len(kept) <= 2000
-    assert 99.0 in kept
-    assert any(math.isnan(v) for v in kept)
-    assert (kept_steps[0], kept_steps[-1]) == (0, 49_999)
-    assert kept_steps == sorted(kept_steps)
+def test_read_in_pieces_is_read_whole(tmp_path, monkeypatch):
+    """In chunks that cut lines, with and without a limit of time, a resume in the middle."""
+    begin = events.encode("start", step=0, time=0.0)
+    again = events.encode("start", step=300, time=900.0)
+    memory = (events.encode("memory", step=s, time=s, process_bytes=s) for s in range(400))
+    evals = (events.encode("eval", step=s, time=s, eval_accuracy=0.5) for s in range(0, 400, 9))
+    logs = [log(s, 2.0 / (s + 1), epoch=s / 9, num_input_tokens_seen=7 * s) for s in range(400)]
+    write(tmp_path, begin, *logs, *memory, *evals, again, *logs[301:])
+    whole = RunData(tmp_path).update()
+    monkeypatch.setattr(run_data, "CHUNK_BYTES", 777)
+    pieces = RunData(tmp_path)
+    reads = 0
+    while pieces.update(max_seconds=0.0).share_read() < 1:
+        reads += 1
+    assert reads > 50
+    assert pieces.series.keys() == whole.series.keys()
+    for name, series in whole.series.items():
+        assert list(pieces.series[name].steps) == list(series.steps), name
+        assert list(pieces.series[name].values) == list(series.values), name
+    assert (pieces.num_events, pieces.step) == (whole.num_events, whole.step)
+    assert pieces.active_seconds == whole.active_seconds
+    assert {"eval_accuracy", "loss", "process_bytes"} <= set(whole.metrics())
 
 
-def test_short_series_is_not_thinned():
-    assert thin([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+def test_line_longer_than_a_chunk_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_data, "CHUNK_BYTES", 10)
+    write(tmp_path, log(1, 2.0, note="x" * 500), log(2, 1.0))
+    assert list(RunData(tmp_path).update().series["loss"].steps) == [1, 2]
 
 
-def test_smoothing_is_a_mean_and_keeps_gaps():
-    values = [2.0, 2.0, math.nan, 2.0]
-    out = smooth(values)
-    assert [v for v in out if not math.isnan(v)] == pytest.approx([2.0, 2.0, 2.0])
-    assert math.isnan(out[2])
+def test_seconds_and_tokens_are_axes(tmp_path):
+    write(tmp_path, events.encode("start", step=0, time=0.0))
+    write(tmp_path, *(log(s, 2.0, num_input_tokens_seen=100 * s) for s in (10, 20)))
+    data = RunData(tmp_path).update()
+    assert list(data.get("seconds").at([10, 15, 20])) == [10.0, 15.0, 20.0]
+    assert list(data.get("num_input_tokens_seen").at([10, 15])) == [1000.0, 1500.0]
+    assert math.isnan(data.get("seconds").at([5])[0])
 
 
 def test_planned_rate_is_what_transformers_computes():

@@ -17,6 +17,7 @@ import fitcheck
 import formulas
 import latency
 import tables
+import ticks
 from tables import Answer
 
 from advisor.errors import AdvisorError
@@ -66,6 +67,7 @@ def main() -> None:
             README.write_text(tables.splice(README.read_text(), text, markers))
     if not options.times:
         print(f"\n{latency.report()}")
+        print(f"\n{ticks.report()}")
     print(f"\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
 
 

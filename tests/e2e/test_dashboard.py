@@ -265,7 +265,7 @@ def wait_past(tab, step):
 
 POINTS = """() => Math.max(0, ...[
     ...document.querySelectorAll('[class*=lane_loss] .js-plotly-plot')
-].flatMap(e => e.data.map(t => t.x.length)))"""
+].flatMap(e => (e._fullData ?? []).map(t => t.x.length)))"""
 
 
 def test_launch_watch_reload_stop_and_resume(open_tab):

@@ -55,6 +55,19 @@ def test_first_event_says_what_is_trained(bench, full):
     assert (start["num_rows"], start["num_eval_rows"]) == (38, 2)
     assert start["device"] == "cpu"
     assert start["resumed_from_step"] is None
+    used = record.read_object(full / record.RECORD)["effective"]
+    assert used.items() <= start.items()
+    assert used == {
+        "device": "cpu",
+        "world_size": 1,
+        "weights_dtype": "float32",
+        "trained_dtype": "float32",
+        "autocast": None,
+        "attn_implementation": "sdpa",
+        "activation_checkpointing": False,
+        "optimizer_class": "torch.optim.adamw.AdamW (fused)",
+        "effective_batch_size": 3,
+    }
     assert "transformers 5." in start["versions"]
 
 
