@@ -45,6 +45,11 @@ _CPU_ERROR = (0.08, 0.12)
 """Peak RSS: runs measured here were 0.1 % over to 11 % under the point; see README."""
 
 
+UNIFIED = (
+    "GPU and processor share one pool: what the training process holds on the host is not counted."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A traced step and the numbers it is asked for."""
@@ -108,6 +113,7 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
         assumptions=(
             *asked.assumptions,
             *_said_of(peaks, asked, is_measured),
+            *([UNIFIED] if gpu.memory_kind == "unified" else []),
             f"CUDA context {context / MIB:,.0f} MiB, {source}.",
         ),
     ).judged()

@@ -16,6 +16,7 @@ from advisor.data import DataDescription
 from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
+from advisor.hardware.choice import choose, is_local
 from advisor.hardware.machine import Machine
 from advisor.hardware.probe import probe_machine
 from advisor.home import runs_dir
@@ -55,7 +56,7 @@ class Question:
     validation: str | None = None
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
     machine: str | None = None
-    """A name of the catalogue; None is this machine."""
+    """A name of the catalogue, or UUID or index of a GPU of this machine; None is this machine."""
     goal: Goal = "fastest"
     pins: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,11 +87,14 @@ class Advisor:
         self._worker.close()
 
     def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
-        """This machine (probed once, and again with `refresh`), or one of the catalogue.
+        """This machine (probed once, and again with `refresh`), one GPU of it, or the catalogue's.
 
         Raises:
             UnknownNameError: the catalogue lacks it.
+            InputError: this machine lacks the GPU, or it cannot be used.
         """
+        if name is not None and is_local(name):
+            return choose(self.machine(refresh=refresh), name)
         if refresh or name not in self._machines:
             self._machines[name] = (
                 probe_machine(runs_dir()) if name is None else machine_from_name(name)
@@ -186,7 +190,7 @@ class Advisor:
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
         if pins.get("fsdp"):
-            pins.setdefault("devices", max(len(machine.gpus), 1))
+            pins.setdefault("devices", machine.num_devices())
         facts = Facts(
             machine=machine,
             model=self.model(question.model, task),

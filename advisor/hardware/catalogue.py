@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from advisor.errors import InputError, UnknownNameError
-from advisor.hardware.machine import Gpu, Machine
+from advisor.hardware.machine import Gpu, Machine, MemoryKind, Vendor
 from advisor.units import GIB
 
 MAX_COUNT = 4096
@@ -32,6 +32,13 @@ _VENDORS = frozenset({"nvidia", "amd", "intel", "apple", "aws", "google"})
 _SERIES = frozenset({"tesla", "geforce", "radeon", "instinct"})
 _NOISE = frozenset({"graphics", "gpu", "edition", "generation", "hbm2", "hbm2e", "hbm3", "hbm3e"})
 """Words that tell no two rows apart, as the vendor words do."""
+
+_VENDOR_NAMES: dict[str, Vendor] = {
+    "NVIDIA": "nvidia",
+    "AMD": "amd",
+    "Intel": "intel",
+    "Apple": "apple",
+}
 
 _BRANDS = frozenset({"rtx", "gtx", "rx"})
 
@@ -173,8 +180,17 @@ def _parse(line: dict[str, str]) -> _Row:
             if line[column]
         },
         bf16_native=line["bf16_native"] == "yes" and (capability is None or capability >= (8, 0)),
+        vendor=_VENDOR_NAMES.get(line["vendor"]),
+        memory_kind=_memory_kind(line),
     )
     return _Row(gpu=gpu, words=_take_apart(gpu.name), nominal_gb=round(float(line["memory_gib"])))
+
+
+def _memory_kind(line: dict[str, str]) -> MemoryKind:
+    """GB10 and MI300A have one pool with the processor, as Apple's chips and APUs do."""
+    if line["class"] in ("apple", "apu"):
+        return "unified"
+    return "unified" if line["name"].startswith(("GB10", "MI300A")) else "dedicated"
 
 
 def _split(text: str) -> list[str]:
@@ -276,7 +292,9 @@ def with_data_sheet(gpu: Gpu) -> Gpu:
     """
     native = None if gpu.compute_capability is None else gpu.compute_capability >= (8, 0)
     is_slice = gpu.uuid is not None and gpu.uuid.startswith("MIG-")
-    sheet = None if is_slice else data_sheet(gpu.name, gpu.total_bytes)
+    # A unified pool is as large as the buyer chose: its size tells no variants apart.
+    size = None if gpu.memory_kind == "unified" else gpu.total_bytes
+    sheet = None if is_slice else data_sheet(gpu.name, size)
     if sheet is None:
         return replace(gpu, bf16_native=native)
     return replace(
