@@ -25,6 +25,7 @@ from advisor.memory import MemoryEstimate, Verdict
 from advisor.model import ModelDescription
 from advisor.plan import Method, TrainingPlan
 from advisor.recommendation import Alternative, Recommendation
+from advisor.rules import optimizer
 from advisor.rules.advice import advise
 from advisor.rules.facts import Facts
 from advisor.simulate.make import ProfileStore
@@ -244,6 +245,9 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     result["larger"] = search.candidate(larger).memory
     switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
     result["checkpointing"] = search.candidate(switched).memory
+    if plan.optim != optimizer.DEFAULT and "optim" not in search.pins:
+        adamw = search.plan(plan.method, micro, plan.activation_checkpointing)
+        result["optim"] = search.candidate(adamw).memory
     if len(search.facts.methods()) > 1:
         other: Method = "full" if plan.method == "lora" else "lora"
         batch = effective_batch(search.facts, other, search.pins)
@@ -298,8 +302,12 @@ def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
         pins["activation_checkpointing"] = other.activation_checkpointing
     if other.per_device_train_batch_size != plan.per_device_train_batch_size:
         pins["per_device_train_batch_size"] = other.per_device_train_batch_size
+    if other.optim != plan.optim:
+        pins["optim"] = other.optim
     if "method" in pins:
         label = Message(id=f"alternative.{other.method}")
+    elif "optim" in pins:
+        label = Message(id="alternative.optim", params={"optim": other.optim})
     elif "per_device_train_batch_size" in pins:
         label = Message(
             id="alternative.micro",

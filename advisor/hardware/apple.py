@@ -25,9 +25,7 @@ def probe(ram: host.Ram, ask: Run = run) -> Found:
     if sys.platform != "darwin":
         return Found()
     if platform.machine() != "arm64":
-        return Found(
-            notes=("The GPU of a Mac with an Intel processor is not probed.",)
-        )
+        return Found(notes=("The GPU of a Mac with an Intel processor is not probed.",))
     chip = (ask(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip() or "Apple GPU"
     limit = (ask(["sysctl", "-n", "iogpu.wired_limit_mb"]) or "").strip()
     total = None if ram.total_bytes is None else round(_SHARE * ram.total_bytes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from advisor.locale import Message
 from advisor.plan import Method
+from advisor.rules import optimizer
 from advisor.rules.facts import Facts
 from advisor.tasks import Recipe
 
@@ -23,6 +24,7 @@ class LearningRate:
     base: Recipe
     factor: float
     """What the scaling from the recipe's batch made of it."""
+    kind: optimizer.Kind = "adam"
 
 
 _SCRATCH = (  # parameters up to, rate: arXiv 2005.14165 table 2.1; below 100 M SmolLM's recipe
@@ -43,8 +45,14 @@ def _step(table: tuple[tuple[float, float], ...], size: float) -> float:
     return next(rate for limit, rate in table if size <= limit)
 
 
-def recipe(facts: Facts, method: Method) -> Recipe:
+def recipe(facts: Facts, method: Method, optim: str = optimizer.DEFAULT) -> Recipe:
     """The base recipe of this kind of run."""
+    if optimizer.kind(facts, optim) == "adafactor_t5":
+        return Recipe(
+            learning_rate=1e-3, effective_batch_size=128, num_train_epochs=3,
+            warmup_steps=0, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
+            reference="Raffel et al. 2020 (arXiv 1910.10683), fine-tuning with Adafactor",
+        )  # fmt: skip
     size = facts.model.num_parameters
     if facts.from_scratch(method):
         return Recipe(
@@ -86,15 +94,20 @@ def epochs(facts: Facts, method: Method) -> float:
     return 2.0 if rows < (1_000_000 if method == "full" else 100_000) else 1.0
 
 
-def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
+def learning_rate(
+    facts: Facts, method: Method, batch: int, optim: str = optimizer.DEFAULT
+) -> LearningRate:
     """Recipe's rate times sqrt(batch / recipe's batch), the ratio clamped to [1/8, 8].
 
-    Source: Malladi et al. 2022, arXiv 2205.10287.
+    Source: Malladi et al. 2022, arXiv 2205.10287. SGD goes with the ratio itself (Goyal et al.
+    2017, arXiv 1706.02677).
     """
-    base = recipe(facts, method)
+    base = recipe(facts, method, optim)
+    which = optimizer.kind(facts, optim)
     ratio = min(max(batch / base.effective_batch_size, 1 / 8), 8)
-    factor = math.sqrt(ratio)
-    return LearningRate(value=float(f"{base.learning_rate * factor:.1e}"), base=base, factor=factor)
+    factor = optimizer.factor(which, ratio)
+    value = float(f"{base.learning_rate * factor:.1e}")
+    return LearningRate(value=value, base=base, factor=factor, kind=which)
 
 
 def adam_beta2(facts: Facts, method: Method, batch: int) -> float:
@@ -106,9 +119,14 @@ def adam_beta2(facts: Facts, method: Method, batch: int) -> float:
     return 0.999 if batch >= base / 8 else round(0.999 ** (batch / base), 6)
 
 
-def warmup_steps(facts: Facts, method: Method, updates: int) -> float:
+def warmup_steps(
+    facts: Facts, method: Method, updates: int, optim: str = optimizer.DEFAULT
+) -> float:
     """The recipe's share, at least ten updates of a run that has a hundred."""
-    share = recipe(facts, method).warmup_steps
+    base = recipe(facts, method, optim)
+    if base.lr_scheduler_type == "constant":
+        return 0.0
+    share = base.warmup_steps
     if share * updates < 10:
         return float(min(10, max(updates // 10, 1)))
     return share
