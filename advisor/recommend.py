@@ -5,14 +5,16 @@ Holds the worker process and caches what it described.
 
 import platform
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, records
+from advisor import demo, elsewhere, records
 from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
+from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
@@ -183,6 +185,21 @@ class Advisor:
                 for length in _sweep_lengths(facts, plan)
                 for batch in (1, 2, 4, 8, 16, 32)
             )
+
+    def elsewhere(
+        self, question: Question, plan: TrainingPlan, names: Sequence[str | None], seconds: float
+    ) -> tuple[Elsewhere, ...]:
+        """The plan on other machines, as many of `names` as `seconds` allow, at least one."""
+        found: list[Elsewhere] = []
+        end = time.monotonic() + seconds
+        with self._lock:
+            for name in names:
+                if found and time.monotonic() > end:
+                    break
+                there = replace(question, machine=name)
+                facts, estimator, pins = self._prepare(there, None)
+                found.append(elsewhere.answer(name, plan, facts, pins, estimator))
+        return tuple(found)
 
     def _prepare(
         self, question: Question, on_progress: Progress | None

@@ -82,6 +82,26 @@ class _Row:
     gpu: Gpu
     words: _Words
     nominal_gb: int
+    entry: "Entry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An accelerator of the catalogue with where its figures were read."""
+
+    gpu: Gpu
+    maker: str
+    """As the catalogue spells it, e.g. "NVIDIA"."""
+    source: str
+    """Of memory, bandwidth and 32-bit rate."""
+    tensor_source: str
+    """Of the 16-bit rates."""
+    note: str
+
+
+def entries() -> tuple[Entry, ...]:
+    """All accelerators of the catalogue, in its order."""
+    return tuple(row.entry for row in _rows())
 
 
 def accelerator_names() -> tuple[str, ...]:
@@ -183,7 +203,15 @@ def _parse(line: dict[str, str]) -> _Row:
         vendor=_VENDOR_NAMES.get(line["vendor"]),
         memory_kind=_memory_kind(line),
     )
-    return _Row(gpu=gpu, words=_take_apart(gpu.name), nominal_gb=round(float(line["memory_gib"])))
+    entry = Entry(
+        gpu=gpu,
+        maker=line["vendor"],
+        source=line["base_source"],
+        tensor_source=line["tensor_source"],
+        note=line["notes"],
+    )
+    nominal = round(float(line["memory_gib"]))
+    return _Row(gpu=gpu, words=_take_apart(gpu.name), nominal_gb=nominal, entry=entry)
 
 
 def _memory_kind(line: dict[str, str]) -> MemoryKind:

@@ -338,7 +338,9 @@ def test_probe_prints_facts_problem_first_notes_last(capsys, monkeypatch):
     assert code == 0
     assert lines[0] == BROKEN_TORCH.problem
     assert lines[1] == "machine    1 x Tesla T4"
-    assert lines[2] == "gpu 0      Tesla T4, 14.0 GiB free of 15.0 GiB, compute capability 7.5"
+    assert (
+        lines[2] == "gpu 0      Tesla T4, GPU-1, 14.0 GiB free of 15.0 GiB, compute capability 7.5"
+    )
     assert "ram        30.0 GiB free of 32.0 GiB (the container's limit)" in lines
     assert "trains on  the CPU" in lines
     assert "disk       unknown free" in lines
