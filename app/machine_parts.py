@@ -1,5 +1,6 @@
 """The sections of Machines, drawn with Streamlit."""
 
+import re
 import time
 
 import pandas as pd
@@ -159,7 +160,7 @@ def add_card(name: str) -> None:
 def this_machine(machine: Machine, asked: Question) -> None:
     """What this machine has now: processor, RAM, every GPU and who holds it."""
     lang = state.language()
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         heading(t("machines.here", lang), t("machines.probed", lang, clock=time.strftime("%X")))
         st.button(
             t("machines.refresh", lang), icon=":material/refresh:", type="tertiary", key="refresh"
@@ -176,9 +177,8 @@ def this_machine(machine: Machine, asked: Question) -> None:
 
 def _host(machine: Machine) -> None:
     lang = state.language()
-    st.markdown(
-        f":gray[:material/memory:] **{texts.escape(machine.cpu.model or t('unknown', lang))}**"
-    )
+    model = re.sub(r"\((R|TM)\)", "", machine.cpu.model or t("unknown", lang))
+    st.markdown(f":gray[:material/memory:] **{texts.escape(model)}**")
     _bar(machine.ram_free_bytes, machine.ram_total_bytes)
     ram = t("machine.ram", lang, free=machine.ram_free_bytes, total=machine.ram_total_bytes)
     limit = machine.ram_limit_source == "cgroup"

@@ -7,10 +7,12 @@ import plotly.graph_objects as go
 
 from advisor import units
 from advisor.elsewhere import Elsewhere
+from advisor.errors import InputError
 from advisor.hardware.catalogue import Entry
+from advisor.hardware.choice import choose
 from advisor.hardware.machine import Gpu, Machine
 from advisor.recommendation import Recommendation
-from app import charts
+from app import charts, forms
 from app.texts import DOT, machine_name, t
 
 REFERENCES = ("Tesla T4", "GeForce RTX 4090", "A100-SXM4-80GB", "H100-SXM5-80GB")
@@ -21,8 +23,12 @@ STRIP_HEIGHT = 56
 def summary(found: Iterable[Elsewhere], total: int, lang: str) -> str:
     """The page's sentence: how many of the catalogue's cards hold the plan."""
     verdicts = [one.memory.verdict for one in found if one.name is not None]
+    if len(verdicts) < total:
+        key = "machines.headline.filling"
+    else:
+        key = "machines.headline.tight" if "tight" in verdicts else "machines.headline"
     return t(
-        "machines.headline" if len(verdicts) >= total else "machines.headline.filling",
+        key,
         lang,
         fits=verdicts.count("fits"),
         tight=verdicts.count("tight"),
@@ -41,7 +47,8 @@ def contract(recommendation: Recommendation, lang: str) -> dict[str, str]:
         rows = data.rows_of(plan)
         tokens = plan.tokens_per_update(rows.mean_tokens_cut(plan.max_length))
         kept[t("machines.tokens", lang)] = f"{tokens:,.0f}"
-    kept[t("field.learning_rate", lang)] = f"{plan.learning_rate:g}"
+    rate = forms.format_value("learning_rate", plan.learning_rate, lang, plan)
+    kept[t("field.learning_rate", lang)] = rate
     kept[t("field.lr_scheduler_type", lang)] = plan.lr_scheduler_type
     if plan.max_steps > 0:
         kept[t("field.max_steps", lang)] = f"{plan.max_steps:,}"
@@ -65,7 +72,7 @@ def remark(one: Elsewhere, lang: str) -> str:
         return t("machines.over", lang, over=max(over, 0))
     parts = []
     if one.time.step_seconds is not None:
-        parts.append(t("machines.step", lang, step=f"{one.time.step_seconds:.3g}"))
+        parts.append(t("machines.step", lang, step=f"{one.time.step_seconds:.2g}"))
     if plan is not None:
         parts.append(t(f"machines.precision.{precision(one)}", lang))
     return DOT.join(parts)
@@ -84,7 +91,8 @@ def strip(one: Elsewhere) -> go.Figure:
     gpu = one.machine.accelerator()
     total = gpu.total_bytes if gpu is not None else one.machine.ram_total_bytes
     fig = charts.memory_bar(one.memory, total, "en")
-    fig.update_layout(height=STRIP_HEIGHT, margin={"l": 0, "r": 0, "t": 0, "b": 0}, annotations=())
+    fig.update_layout(height=STRIP_HEIGHT, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+    fig.layout.annotations = ()
     fig.update_traces(text="")
     fig.update_xaxes(visible=False)
     return fig
@@ -179,6 +187,21 @@ def gpu_facts(gpu: Gpu, machine: Machine, lang: str) -> list[str]:
     if gpu.uuid:
         lines.append(gpu.uuid)
     return lines
+
+
+def local_gpus(machine: Machine, lang: str) -> dict[str, str]:
+    """UUID -> label of the GPUs of this machine between which there is a choice."""
+    found = {}
+    for gpu in machine.gpus:
+        if gpu.uuid is None or gpu.vendor != "nvidia":
+            continue
+        try:
+            choose(machine, gpu.uuid)
+        except InputError:
+            continue
+        index = gpu.uuid[:12] if gpu.index is None else f"GPU {gpu.index}"
+        found[gpu.uuid] = t("machines.local", lang, index=index, name=gpu.name, free=gpu.free_bytes)
+    return found if len(found) > 1 or machine.chosen_uuid in found else {}
 
 
 def processes(gpu: Gpu, lang: str) -> list[dict[str, Any]]:

@@ -42,6 +42,11 @@ def _usable_uuid(machine: Machine, gpu: Gpu) -> str:
         raise InputError("choice.vendor", name=gpu.name, field="machine")
     if gpu.uuid is None:
         raise InputError("choice.no_uuid", name=gpu.name, field="machine")
+    if machine.torch is not None and machine.torch.usable is False:
+        problem = machine.torch.problem or ""
+        raise InputError("choice.torch", name=gpu.name, problem=problem, field="machine")
+    if gpu.usable_by_torch is False:
+        raise InputError("choice.torch", name=gpu.name, problem="", field="machine")
     if gpu.index is not None or (gpu.parent_uuid and machine.cuda_visible_devices is None):
         return gpu.uuid  # of several MIG instances CUDA shows one, whichever is asked for by UUID
     if machine.cuda_visible_devices is not None:

@@ -75,7 +75,12 @@ with rest:
             width=300,
         )
         added = st.selectbox(
-            t("machines.add", lang), accelerator_names(), index=None, key="machines_add", width=300
+            t("machines.add", lang),
+            accelerator_names(),
+            index=None,
+            key="machines_add",
+            placeholder=t("machines.add.example", lang),
+            width=300,
         )
         if added and added not in machine_parts.cards(asked):
             machine_parts.add_card(added)

@@ -13,7 +13,7 @@ from advisor import events
 from advisor.data import DataDescription
 from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError
-from advisor.hardware import catalogue
+from advisor.hardware import catalogue, choice
 from advisor.hardware.machine import Cpu, Gpu, Machine, TorchBuild
 from advisor.locale import Message
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
@@ -313,6 +313,8 @@ class FakeAdvisor:
 
     def machine(self, name=None, *, refresh=False):
         self.probes += refresh
+        if name is not None and choice.is_local(name):
+            return choice.choose(self.this_machine, name)
         return self.this_machine if name is None else gpu_machine(source="catalogue")
 
     def recommend(self, question, *, on_progress=None):

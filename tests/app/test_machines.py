@@ -175,3 +175,18 @@ def card(**memory):
 )
 def test_a_card_says_why(memory, words):
     assert words in machine_texts.remark(card(**memory), "en")
+
+
+def test_plan_offers_each_gpu_of_this_machine(open_machines, fake):
+    first = dataclasses.replace(fake.this_machine.gpus[0], vendor="nvidia")
+    second = dataclasses.replace(first, uuid="GPU-2", index=1, free_bytes=3 * GIB)
+    fake.this_machine = dataclasses.replace(fake.this_machine, gpus=(first, second))
+    labels = machine_texts.local_gpus(fake.this_machine, "en")
+    assert labels["GPU-2"] == "GPU 1 here: Tesla T4, 3.0 GiB free"
+    at = open_machines().switch_page("views/plan.py").run()
+    at.selectbox(key="machine_name").set_value("GPU-2").run()
+    assert not at.exception
+    assert fake.asked[-1].machine == "GPU-2"
+    assert at.selectbox(key="machine_name").value == "GPU-2"
+    alone = dataclasses.replace(fake.this_machine, gpus=(first,))
+    assert machine_texts.local_gpus(alone, "en") == {}

@@ -72,8 +72,13 @@ def test_mig_instances_are_chosen_by_uuid_whichever_cuda_shows_first():
         choose(split, "GPU-3a")
 
 
-def test_a_torch_that_cannot_use_gpus_still_trains_on_the_cpu():
-    cpu = TorchBuild(version="2.13.0+cpu", usable=False)
-    found = choose(dataclasses.replace(MACHINE, torch=cpu, ram_free_bytes=7), "0")
-    assert found.accelerator() is None
-    assert found.capacity_bytes() == 7
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"torch": TorchBuild(version="2.13.0+cpu", usable=False, problem="A CPU build.")},
+        {"gpus": (gpu(3, 0, usable_by_torch=False),)},
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_refused(changes):
+    with pytest.raises(InputError, match="torch cannot use the Card 3"):
+        choose(dataclasses.replace(MACHINE, **changes), "0")
