@@ -84,7 +84,7 @@ def _card(asked: Question, name: str | None, one: Elsewhere | None) -> None:
         st.caption(t("machines.waiting", lang))
         return
     memory = one.memory
-    device = texts.escape(texts.machine_name(one.machine)) if name is None else ""
+    device = texts.escape(texts.device_name(one.machine, one.plan)) if name is None else ""
     below = f"  \n:small[:gray[{device}]]" if device else ""
     st.markdown(f"**{texts.escape(machine_texts.title(one, lang))}**{below}")
     color, icon = VERDICTS[memory.verdict]

@@ -60,7 +60,7 @@ def test_every_card_has_the_plans_verdict(open_machines):
 
 def test_the_contract_and_the_cards_stand_above(open_machines):
     text = shown(open_machines())
-    for words in ("Held on every machine", "**64**", "**2e-05**", "**cosine**", "**3**"):
+    for words in ("Held on every machine", "**64**", "**2e-5**", "**cosine**", "**3**"):
         assert words in text
     for name in machine_texts.REFERENCES:
         assert f"**{name}**" in text
