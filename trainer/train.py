@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
+from transformers.training_args import OptimizerNames
 
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
@@ -102,7 +103,7 @@ def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
 
 
 def _refuse_without_bitsandbytes(training_args: TrainingArguments) -> None:
-    name = str(training_args.optim.value)
+    name = OptimizerNames(training_args.optim).value
     if needs_bitsandbytes(name) and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError("train.bitsandbytes_optim", optim=name, field="optim")
 
