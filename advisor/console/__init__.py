@@ -25,6 +25,7 @@ def probe_text(machine: Machine) -> str:
     cpu = machine.cpu
     facts = [("machine", machine.name)]
     facts += [(f"gpu {i if g.index is None else g.index}", _gpu(g)) for i, g in _numbered(machine)]
+    facts += _peers(machine)
     facts += [
         ("cpu", _joined(cpu.model, f"{_known(cpu.usable_cores)} usable cores", *cpu.flags)),
         ("ram", f"{_free(machine.ram_free_bytes, machine.ram_total_bytes)}{_limit(machine)}"),
@@ -64,6 +65,19 @@ def _gpu(gpu: Gpu) -> str:
         _held(gpu),
         hidden if gpu.source == "measured" else None,
     )
+
+
+def _peers(machine: Machine) -> list[tuple[str, str]]:
+    """What each GPU reaches the others over."""
+    names = {g.uuid: f"gpu {i if g.index is None else g.index}" for i, g in _numbered(machine)}
+    return [
+        (
+            f"{names[gpu.uuid]} to",
+            ", ".join(f"{names.get(uuid, uuid)}: {path}" for uuid, path in gpu.link.peers.items()),
+        )
+        for gpu in machine.gpus
+        if gpu.link is not None and gpu.link.peers
+    ]
 
 
 def _link(gpu: Gpu) -> str | None:
