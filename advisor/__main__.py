@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--label-column", help="column with the class; found when left out")
     command.add_argument("--validation", help="evaluation rows; split off when left out")
     command.add_argument("--method", choices=("auto", "full", "lora", "qlora"), default="auto")
-    command.add_argument("--machine", help='e.g. "A100-SXM4-80GB x 8"; this one when left out')
+    command.add_argument(
+        "--machine", help='"A100-SXM4-80GB x 8", or a GPU of this machine: its UUID, "cuda:1"'
+    )
     command.add_argument("--goal", choices=("fastest", "smallest"), default="fastest")
     command.add_argument(
         "--pin", action="append", default=[], metavar="field=value", help="a value to keep"

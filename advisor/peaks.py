@@ -30,7 +30,7 @@ _CONTEXTS = {
 }
 _UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
 MEASURED_CARD = (7, 5)
-"""Compute capability whose runs make up the error table of allocated and reserved."""
+"""Compute capability whose runs, without autocast, make up the table of allocated and reserved."""
 # Shares around the point, from the error table: (below, above) by (quantised, measured card).
 _ALLOCATED_ERROR = {True: 0.003, False: 0.01}
 _RESERVED_ERROR = {
@@ -43,6 +43,11 @@ _CONVOLUTIONS_ERROR = 0.05
 """Least share where cuDNN chooses workspaces."""
 _CPU_ERROR = (0.08, 0.12)
 """Peak RSS: runs measured here were 0.1 % over to 11 % under the point; see README."""
+
+
+UNIFIED = (
+    "GPU and processor share one pool: what the training process holds on the host is not counted."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
     outside, outside_spread = data_parallel.communicator_bytes(asked.plan)
     around_torch, spread_around = context + outside, spread + outside_spread
     peaks = _replayed(asked, None if capacity is None else max(capacity - around_torch, 0))
-    is_measured = gpu.compute_capability == MEASURED_CARD
+    is_measured = gpu.compute_capability == MEASURED_CARD and not asked.plan.fp16
     least = _least_error(asked.profile)
     alone = _RESERVED_ERROR[asked.plan.quantization is not None, is_measured]
     shares = data_parallel.reserved_error(asked.plan, alone)
@@ -108,6 +113,7 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
         assumptions=(
             *asked.assumptions,
             *_said_of(peaks, asked, is_measured),
+            *([UNIFIED] if gpu.memory_kind == "unified" else []),
             f"CUDA context {context / MIB:,.0f} MiB, {source}.",
         ),
     ).judged()
@@ -135,7 +141,8 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
     if asked.expandable and not asked.plan.is_sharded():
         said.append("Expandable segments: read in source, never measured.")
     if not is_measured:
-        said.append("Simulated; the error table has no measured memory of this card yet.")
+        how = " with float16 autocast" if asked.plan.fp16 else ""
+        said.append(f"Simulated; the error table has no measured memory of this card{how} yet.")
     return said
 
 

@@ -6,17 +6,20 @@ Holds the worker process and caches what it described.
 import dataclasses
 import platform
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, records
+from advisor import demo, elsewhere, records
 from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
+from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
+from advisor.hardware.choice import choose, is_local
 from advisor.hardware.machine import Machine
 from advisor.hardware.probe import probe_machine
 from advisor.home import runs_dir
@@ -25,6 +28,7 @@ from advisor.memory import MemoryEstimate, Verdict
 from advisor.model import ModelDescription
 from advisor.plan import Method, TrainingPlan
 from advisor.recommendation import Alternative, Recommendation
+from advisor.rules import optimizer
 from advisor.rules.advice import advise
 from advisor.rules.facts import Facts
 from advisor.simulate.make import ProfileStore
@@ -59,7 +63,7 @@ class Question:
     validation: str | None = None
     method: Literal["auto", "full", "lora", "qlora"] = "auto"
     machine: str | None = None
-    """A name of the catalogue; None is this machine."""
+    """A name of the catalogue, or UUID or index of a GPU of this machine; None is this machine."""
     goal: Goal = "fastest"
     pins: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,11 +94,14 @@ class Advisor:
         self._worker.close()
 
     def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
-        """This machine (probed once, and again with `refresh`), or one of the catalogue.
+        """This machine (probed once, and again with `refresh`), one GPU of it, or the catalogue's.
 
         Raises:
             UnknownNameError: the catalogue lacks it.
+            InputError: this machine lacks the GPU, or it cannot be used.
         """
+        if name is not None and is_local(name):
+            return choose(self.machine(refresh=refresh), name)
         if refresh or name not in self._machines:
             self._machines[name] = (
                 probe_machine(runs_dir()) if name is None else machine_from_name(name)
@@ -209,6 +216,21 @@ class Advisor:
                 for batch in (1, 2, 4, 8, 16, 32)
             )
 
+    def elsewhere(
+        self, question: Question, plan: TrainingPlan, names: Sequence[str | None], seconds: float
+    ) -> tuple[Elsewhere, ...]:
+        """The plan on other machines, as many of `names` as `seconds` allow, at least one."""
+        found: list[Elsewhere] = []
+        end = time.monotonic() + seconds
+        with self._lock:
+            for name in names:
+                if found and time.monotonic() > end:
+                    break
+                there = replace(question, machine=name)
+                facts, estimator, pins = self._prepare(there, None)
+                found.append(elsewhere.answer(name, plan, facts, pins, estimator))
+        return tuple(found)
+
     def _prepare(
         self, question: Question, on_progress: Progress | None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
@@ -216,7 +238,7 @@ class Advisor:
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
         if pins.get("fsdp"):
-            pins.setdefault("devices", max(len(machine.gpus), 1))
+            pins.setdefault("devices", machine.num_devices())
         data = self.data(question)
         num_labels = len(data.labels) or None if data else None
         facts = Facts(
@@ -272,6 +294,9 @@ def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | N
     result["larger"] = search.candidate(larger).memory
     switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
     result["checkpointing"] = search.candidate(switched).memory
+    if plan.optim != optimizer.DEFAULT and "optim" not in search.pins:
+        adamw = search.plan(plan.method, micro, plan.activation_checkpointing)
+        result["optim"] = search.candidate(adamw).memory
     if len(search.facts.methods()) > 1:
         other: Method = "full" if plan.method == "lora" else "lora"
         batch = effective_batch(search.facts, other, search.pins)
@@ -326,8 +351,12 @@ def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
         pins["activation_checkpointing"] = other.activation_checkpointing
     if other.per_device_train_batch_size != plan.per_device_train_batch_size:
         pins["per_device_train_batch_size"] = other.per_device_train_batch_size
+    if other.optim != plan.optim:
+        pins["optim"] = other.optim
     if "method" in pins:
         label = Message(id=f"alternative.{other.method}")
+    elif "optim" in pins:
+        label = Message(id="alternative.optim", params={"optim": other.optim})
     elif "per_device_train_batch_size" in pins:
         label = Message(
             id="alternative.micro",

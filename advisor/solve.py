@@ -14,13 +14,15 @@ from advisor import records
 from advisor.errors import PlanError, SimulationError, UnknownNameError
 from advisor.memory import MemoryEstimate
 from advisor.plan import DTYPE_BYTES, LoraSettings, Method, TrainingPlan
-from advisor.rules import cadence, learning, precision
+from advisor.rules import cadence, learning, optimizer, precision
 from advisor.rules.facts import Facts
 from advisor.speed import TimeEstimate
 
 Goal = Literal["fastest", "smallest"]
 ENOUGH_TOKENS = 4096
 """A micro-batch of this many tokens keeps a device busy: more only costs memory."""
+WORTH_CHANGING = 0.02
+"""Share of the memory that another optimizer has to save, where the goal is the smallest plan."""
 LEAST_BLOCK = 1024
 """Tokens of a packed block where the model has room for it."""
 LONGEST_WITHOUT_CONTEXT = 2048
@@ -142,7 +144,8 @@ def base_plan(
     shape = TrainingPlan(**values)
     updates = shape.optimizer_steps(facts.num_rows())
     effective = shape.effective_batch_size()
-    rate = learning.learning_rate(facts, method, effective)
+    optim = held.get("optim", optimizer.DEFAULT)
+    rate = learning.learning_rate(facts, method, effective, optim)
     rows = facts.rows()
     padding = 0.0
     if rows is not None and needs_padding(facts, pins, micro, max_length):
@@ -153,9 +156,9 @@ def base_plan(
         "weight_decay": rate.base.weight_decay,
         "max_grad_norm": rate.base.max_grad_norm,
         "lr_scheduler_type": rate.base.lr_scheduler_type,
-        "warmup_steps": learning.warmup_steps(facts, method, updates),
+        "warmup_steps": learning.warmup_steps(facts, method, updates, optim),
         "adam_beta2": learning.adam_beta2(facts, method, effective),
-        "optim": "adamw_torch_fused",
+        "optim": optim,
         "logging_steps": cadence.logging_steps(updates),
         **evaluation,
         **cadence.saving(updates, evaluation["eval_steps"]),
@@ -291,16 +294,23 @@ class Search:
         known = [c.memory for c in self.tried() if c.memory.process_bytes is not None]
         return min(known, key=lambda m: m.process_bytes or 0, default=None)
 
-    def plan(self, method: Method, micro: int, checkpointing: bool) -> TrainingPlan:
-        """The rules' plan with this micro-batch and checkpointing."""
+    def plan(
+        self, method: Method, micro: int, checkpointing: bool, optim: str | None = None
+    ) -> TrainingPlan:
+        """The rules' plan with this micro-batch, checkpointing and optimizer (None: AdamW)."""
         batch = effective_batch(self.facts, method, self.pins)
-        plan = base_plan(self.facts, method, self.pins, batch, micro)
+        pins = self.pins if optim is None else {**self.pins, "optim": optim}
+        plan = base_plan(self.facts, method, pins, batch, micro)
         if "activation_checkpointing" in self.pins:
             return plan
         return plan.replace(activation_checkpointing=checkpointing)
 
     def largest(
-        self, method: Method, checkpointing: bool, accept: tuple[str, ...]
+        self,
+        method: Method,
+        checkpointing: bool,
+        accept: tuple[str, ...],
+        optim: str | None = None,
     ) -> Candidate | None:
         """The largest useful micro-batch whose verdict is accepted."""
         batch = effective_batch(self.facts, method, self.pins)
@@ -310,7 +320,7 @@ class Search:
         longest = rows.longest_batch_tokens(length) if rows else length
         useful = [m for m in sizes if m * longest <= 4 * ENOUGH_TOKENS] or sizes[-1:]
         for micro in useful:
-            found = self.candidate(self.plan(method, micro, checkpointing))
+            found = self.candidate(self.plan(method, micro, checkpointing, optim))
             if found.memory.verdict in accept or found.memory.verdict == "unknown":
                 return found
         return None
@@ -324,7 +334,11 @@ class Search:
         return (False, True) if held is None else (held,)
 
     def best(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:
-        """The plan of the goal: the first method that fits; tight only where nothing else does."""
+        """The plan of the goal: the first method that fits; tight only where nothing else does.
+
+        Where AdamW does not fit at all, optimizers with smaller states are tried.
+        """
+        asked = methods
         self._hopeless = [method for method in methods if self._is_hopeless(method)]
         methods = tuple(method for method in methods if method not in self._hopeless)
         for accept in (("fits",), ("fits", "tight")):
@@ -335,30 +349,47 @@ class Search:
                     found = self._fastest(method, accept)
                 if found is not None:
                     return found
+        return self._with_smaller_states(asked, goal)
+
+    def _with_smaller_states(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:
+        for method in methods:
+            for optim in optimizer.smaller(self.facts, method, self.pins):
+                if self._is_hopeless(method, optim):
+                    continue
+                for accept in (("fits",), ("fits", "tight")):
+                    if goal == "smallest":
+                        found = self._smallest(method, accept, (optim,))
+                    else:
+                        found = self._fastest(method, accept, optim)
+                    if found is not None and found.memory.process_bytes is not None:
+                        return found
         return None
 
-    def _is_hopeless(self, method: Method) -> bool:
+    def _is_hopeless(self, method: Method, optim: str | None = None) -> bool:
         """Whether what must lie there at once exceeds what is free, so that no trace is needed.
 
-        Weights; of a full tuning also the gradients and AdamW's two states, all in one dtype. FSDP2
-        leaves each device its share.
+        Weights; of a full tuning also the gradients in their dtype and the optimizer's states.
+        FSDP2 leaves each device its share.
         """
         capacity = self.facts.machine.capacity_bytes()
         free = min((n for n in (capacity, self.pins.get("memory_ceiling_bytes")) if n), default=0)
         batch = effective_batch(self.facts, method, self.pins)
-        plan = self.plan(method, micro_batches(batch, self.pins)[-1], True)
-        size = DTYPE_BYTES[plan.dtype]
+        plan = self.plan(method, micro_batches(batch, self.pins)[-1], True, optim)
+        size: float = DTYPE_BYTES[plan.dtype]
         if method == "full":
-            size *= 4 if plan.optim in ("adamw_torch", "adamw_torch_fused") else 2
+            states = optimizer.STATE_BYTES.get(plan.optim, 0.0)
+            size = 2 * size + (2 * size if states is None else states)
         elif method == "qlora":
             size = 0.5
         shares = plan.devices if plan.is_sharded() else 1
         return 0 < free < size * self.facts.model.num_parameters / shares
 
-    def _fastest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
+    def _fastest(
+        self, method: Method, accept: tuple[str, ...], optim: str | None = None
+    ) -> Candidate | None:
         found: list[Candidate] = []
         for checkpointing in self.checkpointing_choices():
-            one = self.largest(method, checkpointing, accept)
+            one = self.largest(method, checkpointing, accept, optim)
             if one is None:
                 continue
             found.append(one)
@@ -370,12 +401,25 @@ class Search:
             found, key=lambda c: c.time.total_seconds or c.time.step_seconds or 0, default=None
         )
 
-    def _smallest(self, method: Method, accept: tuple[str, ...]) -> Candidate | None:
-        found = []
+    def _smallest(
+        self, method: Method, accept: tuple[str, ...], optims: tuple[str, ...] | None = None
+    ) -> Candidate | None:
+        """The least memory: checkpointing first, then the optimizers with that checkpointing."""
         batch = effective_batch(self.facts, method, self.pins)
         micro = micro_batches(batch, self.pins)[-1]
-        for checkpointing in self.checkpointing_choices():
-            one = self.candidate(self.plan(method, micro, checkpointing))
-            if one.memory.verdict in accept or one.memory.verdict == "unknown":
-                found.append(one)
-        return min(found, key=lambda c: c.memory.process_bytes or 0, default=None)
+
+        def at(checkpointing: bool, optim: str | None) -> Candidate:
+            return self.candidate(self.plan(method, micro, checkpointing, optim))
+
+        first = optims[0] if optims else None
+        found = [at(checkpointing, first) for checkpointing in self.checkpointing_choices()]
+        least = min(found, key=lambda c: c.memory.process_bytes or 0)
+        rest = optims[1:] if optims else optimizer.smaller(self.facts, method, self.pins)
+        others = [at(least.plan.activation_checkpointing, optim) for optim in rest]
+        found += [c for c in others if c.memory.process_bytes is not None]
+        kept = [c for c in found if c.memory.verdict in (*accept, "unknown")]
+        smallest = min(kept, key=lambda c: c.memory.process_bytes or 0, default=None)
+        if smallest is None or least not in kept:
+            return smallest
+        saved = (least.memory.process_bytes or 0) - (smallest.memory.process_bytes or 0)
+        return smallest if saved > WORTH_CHANGING * (least.memory.process_bytes or 0) else least

@@ -5,10 +5,11 @@ The advisor runs in its own thread so that a page can show progress while it wai
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from advisor.elsewhere import Elsewhere
 from advisor.hardware.machine import Machine
 from advisor.plan import TrainingPlan
 from advisor.recommend import Advisor, Question
@@ -57,6 +58,19 @@ def sweep(question: Question, plan: TrainingPlan) -> tuple[Any, ...]:
 def machine(name: str | None = None, *, refresh: bool = False) -> Machine:
     """The machine `name`, or this one; `refresh` probes it again."""
     return _wait(_thread().submit(advisor().machine, name, refresh=refresh), lambda: None)
+
+
+def elsewhere(
+    question: Question, plan: TrainingPlan, names: Sequence[str | None], seconds: float
+) -> tuple[Elsewhere, ...]:
+    """The plan on other machines, as many of them as the seconds allow."""
+    work = _thread().submit(advisor().elsewhere, question, plan, names, seconds)
+    return _wait(work, lambda: None)
+
+
+def live_machine() -> Machine:
+    """This machine as it is now; probed at once, even while an answer is worked on."""
+    return advisor().machine(refresh=True)
 
 
 def _wait(future: "Future[T]", on_tick: Callable[[], None]) -> T:

@@ -40,6 +40,13 @@ page = st.navigation(
             help=t("page.runs.help", lang),
             url_path="runs",
         ),
+        st.Page(
+            HERE / "views" / "machines.py",
+            title=t("page.machines", lang),
+            icon=":material/memory:",
+            help=t("page.machines.help", lang),
+            url_path="machines",
+        ),
     ],
     position="top",
 )

@@ -6,10 +6,11 @@ import streamlit as st
 
 from advisor.errors import InputError
 from advisor.hardware.catalogue import accelerator_names, machine_from_name
+from advisor.hardware.choice import is_local
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.tasks import find_task, trainable_tasks
-from app import cache, state, texts
+from app import cache, machine_texts, state, texts
 from app.components import card
 from app.texts import t
 
@@ -88,9 +89,12 @@ def input_cards(
 def _change_machine(asked: Question, shown: Recommendation | None) -> None:
     lang = state.language()
     this = t("machine.this", lang)
-    names = [this, *accelerator_names()]
+    local = machine_texts.local_gpus(shown.machine, lang) if shown else {}
+    names = [this, *local, *accelerator_names()]
     current, count = this, 1
-    if asked.machine:
+    if asked.machine and is_local(asked.machine):
+        current = (shown.machine.chosen_uuid if shown else None) or this
+    elif asked.machine:
         try:
             machine = machine_from_name(asked.machine)
             current, count = machine.gpus[0].name, len(machine.gpus)
@@ -101,11 +105,18 @@ def _change_machine(asked: Question, shown: Recommendation | None) -> None:
 
     def change() -> None:
         name, n = st.session_state["machine_name"], st.session_state["machine_count"]
-        chosen = None if name == this else f"{name} x {n}" if n > 1 else name
+        several = n > 1 and name not in local
+        chosen = None if name == this else f"{name} x {n}" if several else name
         state.change_question(machine=chosen)
 
-    st.selectbox(t("machine.choose", lang), names, key="machine_name", on_change=change)
-    if st.session_state["machine_name"] != this:
+    st.selectbox(
+        t("machine.choose", lang),
+        names,
+        key="machine_name",
+        format_func=lambda name: local.get(name, name),
+        on_change=change,
+    )
+    if st.session_state["machine_name"] not in (this, *local):
         st.number_input(
             t("machine.count", lang), 1, MAX_DEVICES, step=1, key="machine_count", on_change=change
         )

@@ -10,6 +10,7 @@ from advisor.export import FORMATS, export
 from advisor.locale import catalogue, render
 from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
+from advisor.rules.optimizer import needs_bitsandbytes
 from app import cache, charts, forms, frames, proving, state, texts
 from app.components import figure, heading, may_launch
 from app.components import verdict as draw_verdict
@@ -56,8 +57,9 @@ def _why_no_start(recommendation: Recommendation) -> str | None:
         return t("start.no_data", lang)
     if recommendation.plan is not None and recommendation.plan.devices > 1:
         return t("start.devices", lang, devices=recommendation.plan.devices)
-    quantised = recommendation.plan is not None and recommendation.plan.method == "qlora"
-    if quantised and importlib.util.find_spec("bitsandbytes") is None:
+    plan = recommendation.plan
+    eight_bit = plan is not None and (plan.method == "qlora" or needs_bitsandbytes(plan.optim))
+    if eight_bit and importlib.util.find_spec("bitsandbytes") is None:
         return t("start.bitsandbytes", lang)
     fused = recommendation.plan is not None and recommendation.plan.use_liger_kernel
     if fused and importlib.util.find_spec("liger_kernel") is None:

@@ -53,7 +53,7 @@ def device_name(machine: Machine, plan: TrainingPlan | None = None) -> str:
     gpu = machine.accelerator()
     if gpu is None or (plan is not None and plan.use_cpu):
         return machine_name(machine)
-    count = len(machine.gpus) if plan is None else plan.devices
+    count = machine.num_devices() if plan is None else plan.devices
     return f"{count}{TIMES}{gpu.name}" if count > 1 else gpu.name
 
 
@@ -109,8 +109,8 @@ def machine_caption(machine: Machine, lang: str) -> str:
         )
         if gpu.bf16_native is not None:
             parts.append(t("machine.bf16" if gpu.bf16_native else "machine.no_bf16", lang))
-    if machine.source == "probe":
-        parts.append(
+    if machine.source == "probe" and (gpu is None or gpu.memory_kind != "unified"):
+        parts.append(  # a unified pool is the RAM: it is not said twice
             t("machine.ram", lang, free=machine.ram_free_bytes, total=machine.ram_total_bytes)
         )
     if machine.driver_version:

@@ -19,11 +19,13 @@ import torch
 import transformers
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
+from transformers.training_args import OptimizerNames
 
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import Rows, load_rows
+from advisor.rules.optimizer import needs_bitsandbytes
 from advisor.tasks import find_trainable_task
 from trainer import faults, proof, record, runs
 from trainer.callback import RunCallback
@@ -60,6 +62,7 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
     model_args, data_args, training_args = parse_arguments(run_dir / record.ARGUMENTS)
     _refuse_lonely_processes(training_args)
     _refuse_without_liger(training_args)
+    _refuse_without_bitsandbytes(training_args)
     stop.check()
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
@@ -108,6 +111,12 @@ def _refuse_lonely_processes(training_args: TrainingArguments) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if training_args.world_size != world:
         raise InputError("train.lonely", count=world, field="use_cpu")
+
+
+def _refuse_without_bitsandbytes(training_args: TrainingArguments) -> None:
+    name = OptimizerNames(training_args.optim).value
+    if needs_bitsandbytes(name) and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("train.bitsandbytes_optim", optim=name, field="optim")
 
 
 def _refuse_without_liger(training_args: TrainingArguments) -> None:

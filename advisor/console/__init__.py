@@ -25,6 +25,7 @@ def probe_text(machine: Machine) -> str:
     cpu = machine.cpu
     facts = [("machine", machine.name)]
     facts += [(f"gpu {i if g.index is None else g.index}", _gpu(g)) for i, g in _numbered(machine)]
+    facts += _peers(machine)
     facts += [
         ("cpu", _joined(cpu.model, f"{_known(cpu.usable_cores)} usable cores", *cpu.flags)),
         ("ram", f"{_free(machine.ram_free_bytes, machine.ram_total_bytes)}{_limit(machine)}"),
@@ -40,7 +41,7 @@ def probe_text(machine: Machine) -> str:
         )
     facts += [
         ("python", _known(machine.python_version)),
-        ("platform", _known(machine.platform)),
+        ("platform", f"{_known(machine.platform)}{', WSL2' if machine.is_wsl else ''}"),
         ("trains on", _trains_on(machine)),
     ]
     return _text([*lines, *_table(facts), *(f"note: {note}" for note in machine.notes)])
@@ -52,15 +53,55 @@ def _numbered(machine: Machine) -> Iterable[tuple[int, Gpu]]:
 
 def _gpu(gpu: Gpu) -> str:
     capability = gpu.compute_capability
-    held = f"{len(gpu.processes)} other processes" if gpu.processes else None
-    hidden = "hidden by CUDA_VISIBLE_DEVICES" if gpu.index is None else None
+    cuda = gpu.vendor in (None, "nvidia")
+    hidden = "hidden from CUDA" if gpu.index is None and cuda else None
     return _joined(
         gpu.name,
+        gpu.uuid,
         _free(gpu.free_bytes, gpu.total_bytes),
+        None if gpu.memory_kind in (None, "dedicated") else f"{gpu.memory_kind} with RAM",
         f"compute capability {capability[0]}.{capability[1]}" if capability else None,
-        held,
+        _link(gpu),
+        _held(gpu),
         hidden if gpu.source == "measured" else None,
     )
+
+
+def _peers(machine: Machine) -> list[tuple[str, str]]:
+    """What each GPU reaches the others over."""
+    names = {g.uuid: f"gpu {i if g.index is None else g.index}" for i, g in _numbered(machine)}
+    return [
+        (
+            f"{names[gpu.uuid]} to",
+            ", ".join(f"{names.get(uuid, uuid)}: {path}" for uuid, path in gpu.link.peers.items()),
+        )
+        for gpu in machine.gpus
+        if gpu.link is not None and gpu.link.peers
+    ]
+
+
+def _link(gpu: Gpu) -> str | None:
+    link = gpu.link
+    if link is None:
+        return None
+    parts = []
+    if link.pcie_generation and link.pcie_width:
+        most = f" of {link.pcie_max_generation} x{link.pcie_max_width}"
+        parts.append(f"PCIe {link.pcie_generation} x{link.pcie_width}{most}")
+    if link.nvlinks:
+        parts.append(f"{link.nvlinks} NVLinks")
+    return ", ".join(parts) or None
+
+
+def _held(gpu: Gpu) -> str | None:
+    if not gpu.processes:
+        return None
+    shown = [
+        f"{p.pid} {p.name or '?'} ({p.user or '?'}) {units.format_bytes(p.used_bytes)}"
+        for p in gpu.processes[:5]
+    ]
+    more = len(gpu.processes) - len(shown)
+    return f"held by {'; '.join(shown)}{f' and {more} more' if more else ''}"
 
 
 def _free(free: int | None, total: int | None) -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from advisor.errors import InputError, UnknownNameError
-from advisor.hardware.machine import Gpu, Machine
+from advisor.hardware.machine import Gpu, Machine, MemoryKind, Vendor
 from advisor.units import GIB
 
 MAX_COUNT = 4096
@@ -32,6 +32,13 @@ _VENDORS = frozenset({"nvidia", "amd", "intel", "apple", "aws", "google"})
 _SERIES = frozenset({"tesla", "geforce", "radeon", "instinct"})
 _NOISE = frozenset({"graphics", "gpu", "edition", "generation", "hbm2", "hbm2e", "hbm3", "hbm3e"})
 """Words that tell no two rows apart, as the vendor words do."""
+
+_VENDOR_NAMES: dict[str, Vendor] = {
+    "NVIDIA": "nvidia",
+    "AMD": "amd",
+    "Intel": "intel",
+    "Apple": "apple",
+}
 
 _BRANDS = frozenset({"rtx", "gtx", "rx"})
 
@@ -75,6 +82,26 @@ class _Row:
     gpu: Gpu
     words: _Words
     nominal_gb: int
+    entry: "Entry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An accelerator of the catalogue with where its figures were read."""
+
+    gpu: Gpu
+    maker: str
+    """As the catalogue spells it, e.g. "NVIDIA"."""
+    source: str
+    """Of memory, bandwidth and 32-bit rate."""
+    tensor_source: str
+    """Of the 16-bit rates."""
+    note: str
+
+
+def entries() -> tuple[Entry, ...]:
+    """All accelerators of the catalogue, in its order."""
+    return tuple(row.entry for row in _rows())
 
 
 def accelerator_names() -> tuple[str, ...]:
@@ -173,8 +200,25 @@ def _parse(line: dict[str, str]) -> _Row:
             if line[column]
         },
         bf16_native=line["bf16_native"] == "yes" and (capability is None or capability >= (8, 0)),
+        vendor=_VENDOR_NAMES.get(line["vendor"]),
+        memory_kind=_memory_kind(line),
     )
-    return _Row(gpu=gpu, words=_take_apart(gpu.name), nominal_gb=round(float(line["memory_gib"])))
+    entry = Entry(
+        gpu=gpu,
+        maker=line["vendor"],
+        source=line["base_source"],
+        tensor_source=line["tensor_source"],
+        note=line["notes"],
+    )
+    nominal = round(float(line["memory_gib"]))
+    return _Row(gpu=gpu, words=_take_apart(gpu.name), nominal_gb=nominal, entry=entry)
+
+
+def _memory_kind(line: dict[str, str]) -> MemoryKind:
+    """GB10 and MI300A have one pool with the processor, as Apple's chips and APUs do."""
+    if line["class"] in ("apple", "apu"):
+        return "unified"
+    return "unified" if line["name"].startswith(("GB10", "MI300A")) else "dedicated"
 
 
 def _split(text: str) -> list[str]:
@@ -276,7 +320,9 @@ def with_data_sheet(gpu: Gpu) -> Gpu:
     """
     native = None if gpu.compute_capability is None else gpu.compute_capability >= (8, 0)
     is_slice = gpu.uuid is not None and gpu.uuid.startswith("MIG-")
-    sheet = None if is_slice else data_sheet(gpu.name, gpu.total_bytes)
+    # A unified pool is as large as the buyer chose: its size tells no variants apart.
+    size = None if gpu.memory_kind == "unified" else gpu.total_bytes
+    sheet = None if is_slice else data_sheet(gpu.name, size)
     if sheet is None:
         return replace(gpu, bf16_native=native)
     return replace(

@@ -3,8 +3,15 @@
 Every figure may be None, which means unknown.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+Vendor = Literal["nvidia", "amd", "intel", "apple"]
+MemoryKind = Literal["dedicated", "shared", "unified"]
+"""dedicated: the card's own. shared: an integrated GPU borrows RAM as it needs it. unified: GPU and
+processor have one pool, so what is free for one is free for the other and is not counted twice."""
+Connection = Literal["nvlink", "pcie switch", "host bridge", "numa node", "between processors"]
+"""What connects two GPUs, fastest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +20,26 @@ class GpuProcess:
 
     pid: int
     name: str | None = None
+    user: str | None = None
+    """Login name of its owner."""
     used_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """How a GPU is connected."""
+
+    pcie_generation: int | None = None
+    """As it runs now; an idle card steps down."""
+    pcie_width: int | None = None
+    """Lanes in use."""
+    pcie_max_generation: int | None = None
+    pcie_max_width: int | None = None
+    """What card and slot could do."""
+    nvlinks: int | None = None
+    """Active NVLink connections; 0 is none."""
+    peers: dict[str, Connection] = field(default_factory=dict)
+    """UUID of another GPU of this machine -> what the two talk over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +56,13 @@ class Gpu:
     """What PyTorch can see of it: below the nominal size."""
     used_bytes: int | None = None
     free_bytes: int | None = None
-    processes: tuple[GpuProcess, ...] = ()
+    processes: tuple[GpuProcess, ...] | None = ()
+    """Largest first; None where they cannot be listed."""
+    vendor: Vendor | None = None
+    memory_kind: MemoryKind | None = None
+    parent_uuid: str | None = None
+    """Of a MIG instance: its card's."""
+    link: Link | None = None
     bandwidth_bytes_per_second: float | None = None
     """Memory bandwidth of the data sheet."""
     peak_flops: dict[str, float] = field(default_factory=dict)
@@ -97,6 +129,11 @@ class Machine:
     torch: TorchBuild | None = None
     platform: str | None = None
     python_version: str | None = None
+    is_wsl: bool = False
+    """Linux inside Windows (WSL2)."""
+    is_container: bool | None = None
+    chosen_uuid: str | None = None
+    """The GPU of this machine that was asked for; None leaves the choice to `accelerator`."""
     notes: tuple[str, ...] = ()
     """What could not be probed, one sentence each."""
 
@@ -108,6 +145,8 @@ class Machine:
         """
         if self.torch is not None and self.torch.usable is False:
             return None
+        if self.chosen_uuid is not None:
+            return next((g for g in self.gpus if g.uuid == self.chosen_uuid), None)
         visible = [
             g
             for g in self.gpus
@@ -115,6 +154,18 @@ class Machine:
             and (self.source == "catalogue" or g.index is not None)
         ]
         return max(visible, key=lambda g: g.free_bytes or g.total_bytes or 0, default=None)
+
+    def with_gpu(self, uuid: str) -> "Machine":
+        """The same machine, training on one of its GPUs."""
+        chosen = next(g for g in self.gpus if g.uuid == uuid)
+        return replace(self, name=chosen.name, chosen_uuid=uuid)
+
+    def num_devices(self) -> int:
+        """GPUs that a launcher could train on together, at least 1."""
+        if self.chosen_uuid is not None:
+            return 1
+        listed = [g for g in self.gpus if self.source == "catalogue" or g.index is not None]
+        return max(len(listed), 1)
 
     def capacity_bytes(self) -> int | None:
         """Memory a new training process can get: free memory of the GPU, or free RAM."""

@@ -8,18 +8,22 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pynvml
 
-from advisor.hardware.machine import Gpu, GpuProcess
+from advisor.hardware import owners
+from advisor.hardware.machine import Connection, Gpu, GpuProcess, Link
 
 logger = logging.getLogger(__name__)
 
-_HOST_PID_NAMESPACE = "pid:[4026531836]"
-"""PROC_PID_INIT_INO of include/linux/proc_ns.h: outside of it NVML's pids are not ours."""
+_CONNECTIONS: tuple[tuple[int, Connection], ...] = (
+    (pynvml.NVML_TOPOLOGY_MULTIPLE, "pcie switch"),
+    (pynvml.NVML_TOPOLOGY_HOSTBRIDGE, "host bridge"),
+    (pynvml.NVML_TOPOLOGY_NODE, "numa node"),
+    (pynvml.NVML_TOPOLOGY_SYSTEM, "between processors"),
+)
+"""The highest level of nvmlDeviceGetTopologyCommonAncestor that each stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,11 +215,14 @@ def _number(boards: list[Board], variable: str | None, notes: list[str]) -> tupl
 
 def _boards(notes: list[str]) -> list[Board]:
     boards = []
-    for i in range(query("nvmlDeviceGetCount") or 0):
-        handle = query("nvmlDeviceGetHandleByIndex", i)
+    handles = [
+        query("nvmlDeviceGetHandleByIndex", i) for i in range(query("nvmlDeviceGetCount") or 0)
+    ]
+    for i, handle in enumerate(handles):
         if handle is None:
             notes.append(f"GPU {i} could not be opened (lost, or no permission).")
-            boards.append(Board(devices=(Gpu(name=f"GPU {i}", source="measured"),), usable=False))
+            lost = Gpu(name=f"GPU {i}", processes=None, vendor="nvidia", source="measured")
+            boards.append(Board(devices=(lost,), usable=False))
             continue
         capability = query("nvmlDeviceGetCudaComputeCapability", handle)
         mode = query("nvmlDeviceGetMigMode", handle)
@@ -226,10 +233,13 @@ def _boards(notes: list[str]) -> list[Board]:
                 f"GPU {i} is in MIG mode without an instance, so CUDA cannot use it; "
                 "create one or switch MIG off."
             )
+        uuid, link = query("nvmlDeviceGetUUID", handle), _link(handle, handles)
+        described = (_describe(h, capability, i, notes) for h in instances or [handle])
+        parent = uuid if instances else None
         boards.append(
             Board(
-                uuid=query("nvmlDeviceGetUUID", handle),
-                devices=tuple(_describe(h, capability, i, notes) for h in instances or [handle]),
+                uuid=uuid,
+                devices=tuple(replace(gpu, link=link, parent_uuid=parent) for gpu in described),
                 is_mig=is_mig,
                 usable=not is_mig or bool(instances),
             )
@@ -259,7 +269,9 @@ def _describe(handle: Any, capability: tuple[int, int] | None, board: int, notes
         total_bytes=total,
         used_bytes=used,
         free_bytes=free,
-        processes=processes or (),
+        processes=processes,
+        vendor="nvidia",
+        memory_kind=None if total is None else "dedicated",
         source="measured",
     )
 
@@ -288,26 +300,42 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
     for process in [*(compute or ()), *(graphics or ())]:
         amounts = [a for a in (used.get(process.pid), process.usedGpuMemory) if a is not None]
         used[process.pid] = max(amounts, default=None)
-    named = _in_host_pid_namespace()
-    found = (
-        GpuProcess(pid=pid, name=_process_name(pid) if named else None, used_bytes=amount)
-        for pid, amount in used.items()
-    )
+    found = (owners.owned(pid, amount) for pid, amount in used.items())
     return tuple(sorted(found, key=lambda process: -(process.used_bytes or 0)))
 
 
-def _in_host_pid_namespace() -> bool:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
-    except OSError:
-        return False
+def _link(handle: Any, handles: list[Any]) -> Link:
+    """How a card is connected, and over what it reaches the others."""
+    states = []
+    for number in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        state = query("nvmlDeviceGetNvLinkState", handle, number)
+        if state is None:
+            break  # no such link, or none at all
+        states.append(state == pynvml.NVML_FEATURE_ENABLED)
+    peers: dict[str, Connection] = {}
+    for other in handles:
+        uuid = None if other is None or other is handle else query("nvmlDeviceGetUUID", other)
+        connection = _connection(handle, other) if uuid else None
+        if uuid and connection:
+            peers[uuid] = connection
+    return Link(
+        pcie_generation=query("nvmlDeviceGetCurrPcieLinkGeneration", handle),
+        pcie_width=query("nvmlDeviceGetCurrPcieLinkWidth", handle),
+        pcie_max_generation=query("nvmlDeviceGetMaxPcieLinkGeneration", handle),
+        pcie_max_width=query("nvmlDeviceGetMaxPcieLinkWidth", handle),
+        nvlinks=sum(states) if states else None,
+        peers=peers,
+    )
 
 
-def _process_name(pid: int) -> str | None:
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
+def _connection(handle: Any, other: Any) -> Connection | None:
+    status = query("nvmlDeviceGetP2PStatus", handle, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+    if status == pynvml.NVML_P2P_STATUS_OK:
+        return "nvlink"
+    level = query("nvmlDeviceGetTopologyCommonAncestor", handle, other)
+    if level is None:
         return None
+    return next((name for highest, name in _CONNECTIONS if level <= highest), None)
 
 
 def _join(names: list[str]) -> str:

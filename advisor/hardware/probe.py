@@ -1,4 +1,4 @@
-"""Probe this machine. Asks the NVIDIA driver, /proc, the cgroups and the disk."""
+"""Probe this machine. Asks the GPUs' drivers, /proc, the cgroups and the disk."""
 
 import os
 import platform
@@ -10,7 +10,16 @@ from pathlib import Path
 import psutil
 
 from advisor import home
-from advisor.hardware import catalogue, host, nvidia, torch_build
+from advisor.hardware import (
+    amd,
+    apple,
+    catalogue,
+    host,
+    intel,
+    nvidia,
+    surroundings,
+    torch_build,
+)
 from advisor.hardware.machine import Cpu, Gpu, Machine
 
 _SHARED_MEMORY = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0), (12, 1)})
@@ -33,8 +42,9 @@ def probe_machine(runs_dir: Path | None = None) -> Machine:
     if cpu.model is None:
         notes.append("CPU model could not be read.")
     ram = _ram(limits, notes)
-    found = _nvidia(notes)
-    gpus = tuple(_complete(gpu, ram) for gpu in found.gpus)
+    wsl, container = surroundings.is_wsl(), surroundings.is_container()
+    found = _nvidia(notes, wsl=wsl, container=container)
+    gpus = tuple(_complete(gpu, ram) for gpu in (*found.gpus, *_others(ram, notes)))
     wheel = torch_build.read_wheel()
     if wheel is None:
         notes.append("torch is not installed here; training needs it: pip install torch.")
@@ -55,26 +65,54 @@ def probe_machine(runs_dir: Path | None = None) -> Machine:
         ),
         platform=platform.platform(),
         python_version=platform.python_version(),
+        is_wsl=wsl,
+        is_container=container,
         notes=tuple(notes),
     )
 
 
-def _nvidia(notes: list[str]) -> nvidia.Nvidia:
+def _nvidia(notes: list[str], *, wsl: bool, container: bool | None) -> nvidia.Nvidia:
     if sys.platform == "darwin":
-        notes.append("GPUs of Apple computers (MPS) are not probed; choose one of the catalogue.")
         return nvidia.Nvidia()
     found = nvidia.probe()
     notes.extend(found.notes)
-    if not found.gpus and Path("/dev/kfd").exists():
-        notes.append("An AMD GPU may be present (/dev/kfd); AMD GPUs are not probed.")
+    if not found.gpus and (hint := surroundings.without_nvml(container=container)):
+        notes.append(hint)
+    if found.gpus and wsl:
+        notes.append(
+            "WSL2: the driver lists no processes of Windows; the memory they hold counts as used."
+        )
     return found
 
 
+def _others(ram: host.Ram, notes: list[str]) -> tuple[Gpu, ...]:
+    """GPUs of other vendors: shown, but nothing is planned for them."""
+    gpus: list[Gpu] = []
+    for found in (amd.probe(), intel.probe(), apple.probe(ram)):
+        gpus.extend(found.gpus)
+        notes.extend(found.notes)
+    notes.extend(
+        f"{gpu.name} is shown, not planned for: memory is simulated for NVIDIA GPUs and CPUs "
+        "alone, so a plan for this machine trains on its CPU unless it has such a card."
+        for gpu in gpus
+    )
+    return tuple(gpus)
+
+
 def _complete(gpu: Gpu, ram: host.Ram) -> Gpu:
-    """Add the data sheet and, where GPU and host share memory, the host's figures."""
-    if gpu.total_bytes is None and gpu.compute_capability in _SHARED_MEMORY:
-        gpu = replace(gpu, total_bytes=ram.total_bytes, free_bytes=ram.free_bytes)
+    """Add the data sheet and, where GPU and host share memory, the host's figures.
+
+    A unified pool is never larger or freer than RAM, whatever the driver says.
+    """
+    if gpu.vendor == "nvidia" and gpu.compute_capability in _SHARED_MEMORY:
+        total = _least(gpu.total_bytes, ram.total_bytes)
+        free = _least(gpu.free_bytes, ram.free_bytes)
+        gpu = replace(gpu, memory_kind="unified", total_bytes=total, free_bytes=free)
     return catalogue.with_data_sheet(gpu)
+
+
+def _least(first: int | None, second: int | None) -> int | None:
+    return min((n for n in (first, second) if n is not None), default=None)
 
 
 def _ram(limits: host.Limits, notes: list[str]) -> host.Ram:

@@ -7,7 +7,7 @@ from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Advice, Source
-from advisor.rules import learning, precision
+from advisor.rules import learning, optimizer, precision
 from advisor.rules.facts import Facts
 from advisor.tasks import find_task
 
@@ -28,7 +28,6 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "fp16": (True, False),
     "dtype": ("float32", "bfloat16", "float16"),
     "lr_scheduler_type": ("cosine", "linear", "constant_with_warmup"),
-    "optim": ("adamw_torch_fused", "adamw_torch"),
     "num_train_epochs": (1.0, 2.0, 3.0),
     "attn_implementation": ("sdpa", "eager"),
     "packing": (True, False),
@@ -57,8 +56,8 @@ def advise(
         plan: the chosen plan.
         pins: the user's.
         others: memory of neighbouring plans: "larger" (next micro-batch), "checkpointing"
-        (switched),
-            "method" (the other one); None or absent is unknown.
+            (switched), "method" (the other one), "optim" (AdamW in the place of another); None or
+            absent is unknown.
     """
     values: dict[str, Any] = {name: getattr(plan, name, None) for name in ORDER}
     values["effective_batch_size"] = plan.effective_batch_size()
@@ -78,7 +77,8 @@ def advise(
             else "rule"
         )
         reason, rule, reference = _reason(facts, plan, name)
-        if held and name != "effective_batch_size":  # its contract is worth more than the remark
+        kept = name == "effective_batch_size" or values[name] == "sgd"
+        if held and not kept:  # the contract and the warning are worth more than the remark
             reason, rule, reference = Message(id="why.pinned"), None, None
         result.append(
             Advice(
@@ -100,6 +100,9 @@ def _options(facts: Facts, plan: TrainingPlan, name: str, value: Any) -> tuple[A
     effective = plan.effective_batch_size()
     if name == "method":
         return facts.methods()
+    if name == "optim":
+        found = optimizer.choices(facts, plan.method)
+        return found if value in found else (*found, value)
     if name == "effective_batch_size":
         return tuple(sorted({8, 16, 32, 64, 128, effective}))
     if name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -130,10 +133,17 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
             learning.recipe(facts, plan.method).reference,
         )
     if name == "learning_rate":
-        rate = learning.learning_rate(facts, plan.method, plan.effective_batch_size())
+        batch = plan.effective_batch_size()
+        rate = learning.learning_rate(facts, plan.method, batch, plan.optim)
         key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
+        if rate.kind in ("sgd", "lion"):
+            key, rule = f"rate.{rate.kind}", "R-LR-02" if rate.kind == "sgd" else "R-LR-10"
+            return Message(id=key, params={}), rule, rate.base.reference
         params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
         return Message(id=key, params=params), "R-LR-01", rate.base.reference
+    if name == "optim":
+        found = optimizer.reason(plan.optim)
+        return found.message, found.rule, found.reference
     if name == "max_length":
         if plan.packing:
             return Message(id="length.packed"), None, None
@@ -173,6 +183,7 @@ def _counterfactual(
         "per_device_train_batch_size": "larger",
         "activation_checkpointing": "checkpointing",
         "method": "method",
+        "optim": "optim",
     }.get(name)
     memory = others.get(key) if key else None
     if key is None or memory is None or memory.process_bytes is None:
@@ -187,4 +198,6 @@ def _counterfactual(
 def _named(plan: TrainingPlan, key: str, params: dict[str, Any]) -> dict[str, Any]:
     if key == "larger":
         params["value"] = plan.per_device_train_batch_size * 2
+    if key == "optim":
+        params["name"] = optimizer.DEFAULT
     return params

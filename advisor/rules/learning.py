@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from advisor.locale import Message
 from advisor.plan import Method
+from advisor.rules import optimizer
 from advisor.rules.facts import Facts
 from advisor.tasks import Recipe, find_trainable_task
 
@@ -25,12 +26,26 @@ class LearningRate:
     """The recipe's for a model of this size."""
     factor: float
     """What the scaling from the recipe's batch made of it."""
+    kind: optimizer.Kind = "adam"
 
 
-def recipe(facts: Facts, method: Method) -> Recipe:
+_ADAFACTOR_T5 = Recipe(
+    learning_rates=((math.inf, 1e-3),),
+    effective_batch_size=128,
+    epochs=((math.inf, 3.0),),
+    warmup_steps=0,
+    lr_scheduler_type="constant",
+    weight_decay=0.0,
+    reference="Raffel et al. 2020 (arXiv 1910.10683), fine-tuning with Adafactor",
+)
+
+
+def recipe(facts: Facts, method: Method, optim: str = optimizer.DEFAULT) -> Recipe:
     """The task's recipe for this kind of run."""
     recipes = find_trainable_task(facts.task).recipes
     assert recipes is not None
+    if optimizer.kind(facts, optim) == "adafactor_t5":
+        return _ADAFACTOR_T5
     if facts.from_scratch(method):
         return recipes.scratch
     return recipes.full if method == "full" else recipes.lora
@@ -52,16 +67,20 @@ def epochs(facts: Facts, method: Method) -> float:
     return recipe(facts, method).num_train_epochs(facts.num_texts())
 
 
-def learning_rate(facts: Facts, method: Method, batch: int) -> LearningRate:
+def learning_rate(
+    facts: Facts, method: Method, batch: int, optim: str = optimizer.DEFAULT
+) -> LearningRate:
     """Recipe's rate times sqrt(batch / recipe's batch), the ratio clamped to [1/8, 8].
 
-    Source: Malladi et al. 2022, arXiv 2205.10287.
+    Source: Malladi et al. 2022, arXiv 2205.10287. SGD goes with the ratio itself (Goyal et al.
+    2017, arXiv 1706.02677).
     """
-    base = recipe(facts, method)
+    base = recipe(facts, method, optim)
+    which = optimizer.kind(facts, optim)
     ratio = min(max(batch / base.effective_batch_size, 1 / 8), 8)
-    factor, rate = math.sqrt(ratio), base.learning_rate(facts.model.num_parameters)
+    factor, rate = optimizer.factor(which, ratio), base.learning_rate(facts.model.num_parameters)
     value = float(f"{rate * factor:.1e}")
-    return LearningRate(value=value, base=base, base_rate=rate, factor=factor)
+    return LearningRate(value=value, base=base, base_rate=rate, factor=factor, kind=which)
 
 
 def adam_beta2(facts: Facts, method: Method, batch: int) -> float:
@@ -73,9 +92,14 @@ def adam_beta2(facts: Facts, method: Method, batch: int) -> float:
     return 0.999 if batch >= base / 8 else round(0.999 ** (batch / base), 6)
 
 
-def warmup_steps(facts: Facts, method: Method, updates: int) -> float:
+def warmup_steps(
+    facts: Facts, method: Method, updates: int, optim: str = optimizer.DEFAULT
+) -> float:
     """The recipe's share, at least ten updates of a run that has a hundred."""
-    share = recipe(facts, method).warmup_steps
+    base = recipe(facts, method, optim)
+    if base.lr_scheduler_type == "constant":
+        return 0.0
+    share = base.warmup_steps
     if share * updates < 10:
         return float(min(10, max(updates // 10, 1)))
     return share

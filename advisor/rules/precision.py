@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from advisor.hardware.machine import Gpu
 from advisor.locale import Message
 from advisor.plan import Method, Quantization
 from advisor.rules.facts import Facts
+from advisor.rules.optimizer import T5_FAMILY
 
 CPU_BF16_MIN = 50_000_000
 """Parameters below which bfloat16 attention on a CPU was slower than float32; a judgement."""
+OVERFLOW = frozenset({*T5_FAMILY, "gemma2", "gemma3", "gemma3_text"})
+"""Model types whose activations exceed what float16 holds (transformers issue 9295 for T5)."""
 REFERENCE = "NVIDIA capability tables; transformers 5.23 loads dtype='auto' by default"
 
 
@@ -26,13 +30,15 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
     if capability >= (8, 0):
         dtype = "float32" if method == "full" else "bfloat16"
         return {**off, "dtype": dtype, "bf16": True, "tf32": True}
-    if capability >= (7, 0):
-        return {
-            **off,
-            "dtype": "float32" if method == "full" else "float16",
-            "fp16": method == "full",
-        }
+    if computes_float16(gpu) and facts.model.model_type not in OVERFLOW:
+        # The adapters are float32 (peft casts them), as GradScaler wants of what is trained.
+        return {**off, "dtype": "float32" if method == "full" else "float16", "fp16": True}
     return {**off, "dtype": "float32"}
+
+
+def computes_float16(gpu: Gpu) -> bool:
+    """Whether float16 pays: tensor cores from Volta on, which the GTX 16 cards lack."""
+    return (gpu.compute_capability or (0, 0)) >= (7, 0) and "GTX" not in gpu.name
 
 
 def quantization(facts: Facts) -> Quantization:
@@ -63,12 +69,16 @@ def reason(facts: Facts, method: Method, field: str) -> Message:
     if gpu is None:
         return _cpu_reason(facts, field)
     capability = gpu.compute_capability or (0, 0)
+    overflows = facts.model.model_type in OVERFLOW and computes_float16(gpu)
     if field == "dtype":
-        if method != "full":
+        if method != "full" and values(facts, method)["dtype"] != "float32":
             return Message(id="precision.base")
         return Message(id="precision.master")
     if capability >= (8, 0):
         return Message(id="precision.bf16", params={"name": gpu.name})
-    if capability >= (7, 0):
-        return Message(id="precision.fp16", params={"name": gpu.name})
+    if overflows:
+        return Message(id="precision.overflow", params={"type": facts.model.model_type})
+    if computes_float16(gpu):
+        key = "precision.scaler" if field == "fp16" else "precision.fp16"
+        return Message(id=key, params={"name": gpu.name})
     return Message(id="precision.none", params={"name": gpu.name})

@@ -187,7 +187,7 @@ def structure_of(
         padding_free=plan.padding_free,
         single_row=plan.per_device_train_batch_size == 1,
         device="cpu" if compute_capability is None else "cuda",
-        compute_capability=compute_capability,
+        compute_capability=generation(compute_capability),
         loop=loop,
         expand_kv=expand_kv,
         selective_checkpointing=selective_checkpointing,
@@ -195,6 +195,16 @@ def structure_of(
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
         use_liger_kernel=plan.use_liger_kernel,
     )
+
+
+def generation(compute_capability: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The compute capability that stands for all with the same order of allocations.
+
+    Kernels are chosen at 7.0 and 8.0 (attention, bfloat16, Liger); 9.0 has a larger workspace.
+    """
+    if compute_capability is None or compute_capability == (9, 0):
+        return compute_capability
+    return next((c for c in ((8, 0), (7, 0)) if compute_capability >= c), (6, 0))
 
 
 def _sharding(plan: TrainingPlan) -> Sharding | None:

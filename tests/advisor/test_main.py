@@ -12,7 +12,7 @@ from advisor import __main__ as cli
 from advisor import console, records
 from advisor.data import DataDescription
 from advisor.errors import InputError, SimulationError
-from advisor.hardware.machine import Cpu, Gpu, Machine, TorchBuild
+from advisor.hardware.machine import Cpu, Gpu, GpuProcess, Link, Machine, TorchBuild
 from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.model import ModelDescription
@@ -330,6 +330,31 @@ def test_wrong_use_exits_2_with_one_line(capsys, fake, argv):
 # --- probe -----------------------------------------------------------------------------------
 
 
+def test_probe_shows_links_holders_and_kinds_of_memory(capsys, monkeypatch):
+    (first,) = MACHINE.gpus
+    holder = GpuProcess(pid=7, name="python", user="ada", used_bytes=2**30)
+    link = Link(
+        pcie_generation=3, pcie_width=8, pcie_max_generation=4, pcie_max_width=16, nvlinks=4
+    )
+    link = dataclasses.replace(link, peers={"GPU-2": "nvlink"})
+    first = dataclasses.replace(first, vendor="nvidia", processes=(holder,), link=link)
+    second = Gpu(name="GB10", uuid="GPU-2", index=1, memory_kind="unified", vendor="nvidia")
+    machine = dataclasses.replace(MACHINE, gpus=(first, second), is_wsl=True)
+    monkeypatch.setattr("advisor.hardware.probe.probe_machine", lambda: machine)
+    _, out, _ = run(capsys, "probe")
+    for words in (
+        "PCIe 3 x8 of 4 x16, 4 NVLinks", "held by 7 python (ada) 1.0 GiB", "unified with RAM",
+        "gpu 0 to", "gpu 1: nvlink", "WSL2",
+    ):  # fmt: skip
+        assert words in out, words
+
+
+def test_a_gpu_that_this_machine_lacks_is_one_line(capsys):
+    code, _, err = run(capsys, "recommend", "--model", "demo", "--machine", "GPU-0000")
+    assert code == 2
+    assert "This machine has no GPU 'GPU-0000'" in err
+
+
 def test_probe_prints_facts_problem_first_notes_last(capsys, monkeypatch):
     broken = dataclasses.replace(MACHINE, torch=BROKEN_TORCH)
     monkeypatch.setattr("advisor.hardware.probe.probe_machine", lambda: broken)
@@ -338,7 +363,9 @@ def test_probe_prints_facts_problem_first_notes_last(capsys, monkeypatch):
     assert code == 0
     assert lines[0] == BROKEN_TORCH.problem
     assert lines[1] == "machine    1 x Tesla T4"
-    assert lines[2] == "gpu 0      Tesla T4, 14.0 GiB free of 15.0 GiB, compute capability 7.5"
+    assert (
+        lines[2] == "gpu 0      Tesla T4, GPU-1, 14.0 GiB free of 15.0 GiB, compute capability 7.5"
+    )
     assert "ram        30.0 GiB free of 32.0 GiB (the container's limit)" in lines
     assert "trains on  the CPU" in lines
     assert "disk       unknown free" in lines

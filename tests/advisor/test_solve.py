@@ -60,7 +60,8 @@ class Estimator:
         if not self.known:
             raise SimulationError("not simulated")
         size = self.facts.model.num_parameters
-        states = 16 * size if plan.method == "full" else 2 * size + 1e8
+        each = {"adamw_torch_fused": 16, "adamw_bnb_8bit": 10, "adafactor": 8, "sgd": 8}
+        states = each[plan.optim] * size if plan.method == "full" else 2 * size + 1e8
         tokens = plan.per_device_train_batch_size * min(plan.max_length, LENGTHS[-1])
         kept = 4e5 * (0.2 if plan.activation_checkpointing else 1)
         peak = int(states + tokens * (kept + 2e5))
@@ -105,12 +106,82 @@ def test_method_row_offers_what_can_be_asked_for(weights):
         ("A100-SXM4-80GB", "full", ("float32", True, False)),
         ("A100-SXM4-80GB", "lora", ("bfloat16", True, False)),
         ("T4", "full", ("float32", False, True)),
-        ("T4", "lora", ("float16", False, False)),
+        ("T4", "lora", ("float16", False, True)),
+        ("V100-SXM2-32GB", "full", ("float32", False, True)),
+        ("GTX 1080 Ti", "full", ("float32", False, False)),
+        ("Tesla P40", "lora", ("float32", False, False)),
     ],
 )
 def test_precision_follows_the_card(name, method, expected):
     plan = solve(facts_on(machine_from_name(name), parameters=1e8), methods=(method,)).plan
     assert (plan.dtype, plan.bf16, plan.fp16) == expected
+
+
+def advice_on(facts, plan, name, pins=None, others=None):
+    (row,) = (a for a in advise(facts, plan, pins or {}, others or {}) if a.field == name)
+    return row
+
+
+def test_float16_goes_with_its_scaler_and_says_so():
+    facts = facts_on(machine_from_name("T4"), parameters=1e8)
+    row = advice_on(facts, solve(facts).plan, "fp16")
+    assert (row.value, row.reason.id) == (True, "precision.scaler")
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma2"])
+def test_a_model_that_overflows_float16_stays_float32(kind):
+    facts = facts_on(machine_from_name("T4"), parameters=1e8)
+    facts = dataclasses.replace(facts, model=dataclasses.replace(facts.model, model_type=kind))
+    for method in ("full", "lora"):
+        plan = solve(facts, methods=(method,)).plan
+        assert (plan.dtype, plan.fp16) == ("float32", False)
+        assert advice_on(facts, plan, "fp16").reason.id == "precision.overflow"
+
+
+def test_smaller_states_are_tried_only_where_adamw_does_not_fit():
+    card = machine_from_name("T4")
+    fits, eight, least, no = (facts_on(card, parameters=p) for p in (8e8, 1.3e9, 1.7e9, 3e9))
+    assert solve(fits, methods=("full",)).plan.optim == "adamw_torch_fused"
+    plan = solve(eight, methods=("full",)).plan
+    assert plan.optim == "adamw_bnb_8bit"
+    assert plan.learning_rate == solve(fits, methods=("full",)).plan.learning_rate
+    assert solve(least, methods=("full",)).plan.optim == "adafactor"
+    assert solve(no, methods=("full",)) is None
+    assert solve(eight).plan.method == "lora"  # which fits with AdamW
+    assert solve(eight, {"optim": "adamw_torch_fused"}, methods=("full",)) is None
+
+
+def test_smaller_states_say_what_they_need_and_what_adamw_would():
+    facts = facts_on(machine_from_name("T4"), parameters=1.3e9)
+    search = Search(facts, Estimator(facts), {})
+    best = search.best(("full",), "fastest")
+    adamw = search.candidate(search.plan("full", 1, True)).memory
+    row = advice_on(facts, best.plan, "optim", others={"optim": adamw})
+    assert (row.reason.id, row.source) == ("optim.bitsandbytes", "simulated")
+    assert row.counterfactual.id == "other.optim.over"
+    assert row.counterfactual.params["name"] == "adamw_torch_fused"
+    assert "2110.02861" in row.reference
+
+
+def test_the_smallest_plan_takes_the_smallest_states_and_adapters_keep_adamw():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    assert solve(facts, goal="smallest", methods=("full",)).plan.optim == "adafactor"
+    assert solve(facts, goal="smallest", methods=("lora",)).plan.optim == "adamw_torch_fused"
+    assert solve(facts_on(cpu()), goal="smallest", methods=("full",)).plan.optim == "adafactor"
+    held = {"optim": "adamw_bnb_8bit"}
+    assert solve(facts, held, "smallest", ("full",)).plan.optim == "adamw_bnb_8bit"
+
+
+def test_sgd_comes_by_pin_alone_with_a_warning_and_a_linear_rate():
+    facts = facts_on(machine_from_name("A100-SXM4-80GB"))
+    pins = {"optim": "sgd", "effective_batch_size": 16}
+    plan = solve(facts, pins, methods=("full",)).plan
+    adamw = solve(facts, {"effective_batch_size": 16}, methods=("full",)).plan
+    assert plan.learning_rate == pytest.approx(adamw.learning_rate / 2)  # a quarter, not its root
+    row = advice_on(facts, plan, "optim", pins)
+    assert (row.reason.id, row.source, row.pinned) == ("optim.sgd", "user", True)
+    assert advice_on(facts, plan, "learning_rate", pins).reason.id == "rate.sgd"
+    assert "sgd" not in advice_on(facts, adamw, "optim").options
 
 
 def test_cpu_never_gets_fp16_and_bf16_only_where_native():

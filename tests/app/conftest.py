@@ -11,7 +11,9 @@ import pytest
 import advisor.locale
 from advisor import events
 from advisor.data import DataDescription
+from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError
+from advisor.hardware import catalogue, choice
 from advisor.hardware.machine import Cpu, Gpu, Machine, TorchBuild
 from advisor.locale import Message
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline, verdict
@@ -308,9 +310,12 @@ class FakeAdvisor:
         self.data = data()
         self.asked: list[Question] = []
         self.probes = 0
+        self.at_once = 1000
 
     def machine(self, name=None, *, refresh=False):
         self.probes += refresh
+        if name is not None and choice.is_local(name):
+            return choice.choose(self.this_machine, name)
         return self.this_machine if name is None else gpu_machine(source="catalogue")
 
     def recommend(self, question, *, on_progress=None):
@@ -325,6 +330,19 @@ class FakeAdvisor:
             raise InputError("learning_rate must be greater than 0, got 0.", field="learning_rate")
         answer = recommendation(question, self.machine(question.machine))
         return dataclasses.replace(answer, model=self.model, data=self.data)
+
+    def elsewhere(self, question, plan, names, seconds):
+        """Two machines at a time; what is not NVIDIA's is unknown."""
+        found = []
+        for name in list(names)[: self.at_once]:
+            machine = self.this_machine if name is None else catalogue.machine_from_name(name)
+            memory, time = memory_of(plan, machine), time_of(plan)
+            if any(gpu.vendor != "nvidia" for gpu in machine.gpus if name is not None):
+                memory = MemoryEstimate.unknown("not simulated", None)
+                time = TimeEstimate(step_seconds=None)
+            one = Elsewhere(name=name, machine=machine, plan=plan, memory=memory, time=time)
+            found.append(one)
+        return tuple(found)
 
     def sweep(self, question, plan):
         machine, cells = self.machine(question.machine), []

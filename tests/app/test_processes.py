@@ -42,7 +42,9 @@ print(sorted(heavy))
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("page", ["main.py", "views/plan.py", "views/run.py", "views/runs.py"])
+@pytest.mark.parametrize(
+    "page", ["main.py", "views/plan.py", "views/run.py", "views/runs.py", "views/machines.py"]
+)
 def test_pages_import_only_what_the_modules_import(page):
     names = re.findall(r"^(?:from|import) ([\w.]+)", (APP / page).read_text(), re.MULTILINE)
     assert not {n.split(".")[0] for n in names} & {"torch", "transformers", "datasets", "peft"}

@@ -12,6 +12,7 @@ import pytest
 
 from advisor import records
 from advisor.errors import InputError
+from advisor.hardware.choice import choose
 from advisor.hardware.machine import Gpu, Machine
 from trainer import launch, process, record, runs
 
@@ -155,6 +156,19 @@ def test_trainer_sees_the_gpu_of_its_plan_alone(bench):
     plan = {"plan": {"devices": 1}, "machine": records.encode(Machine(name="two", gpus=gpus))}
     run_dir = runs.create_run("gpu", plan=plan, arguments=bench.arguments())
     assert launch._environment(run_dir)["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+
+
+@pytest.mark.parametrize("uuid", ["GPU-a", "MIG-c"])
+def test_trainer_sees_the_gpu_that_was_asked_for_alone(bench, uuid):
+    gpus = (
+        Gpu(name="A", index=0, uuid="GPU-a", free_bytes=1, vendor="nvidia", source="measured"),
+        Gpu(name="B", index=1, uuid="GPU-b", free_bytes=2, vendor="nvidia", source="measured"),
+        Gpu(name="C", uuid="MIG-c", parent_uuid="GPU-d", vendor="nvidia", source="measured"),
+    )
+    chosen = choose(Machine(name="three", gpus=gpus), uuid)
+    plan = {"plan": {"devices": 1}, "machine": records.encode(chosen)}
+    run_dir = runs.create_run("gpu", plan=plan, arguments=bench.arguments())
+    assert launch._environment(run_dir)["CUDA_VISIBLE_DEVICES"] == uuid
 
 
 def test_plan_for_several_devices_is_refused_and_stays_startable(bench):

@@ -240,11 +240,18 @@ def test_liger_without_its_package_is_refused_before_the_start(bench):
     assert "pip install liger-kernel" in done.stderr
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_8_bit_optimizer_without_its_package_is_refused_before_the_start(bench):
+    done = bench.train(bench.write(optim="adamw_bnb_8bit"), check=False)
+    assert done.returncode == 2
+    assert "optim adamw_bnb_8bit needs the package bitsandbytes" in done.stderr
+
+
 def test_failure_inside_training_exits_1_with_its_reason(bench):
     # Checked by nobody before the optimizer is made; the package is not among the dependencies.
-    done = bench.train(bench.write(optim="adamw_bnb_8bit"), check=False)
+    done = bench.train(bench.write(optim="schedule_free_adamw"), check=False)
     status = runs.read_status(Path(done.stdout.splitlines()[0]))
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert (status.state, status.exit_code) == ("failed", 1)
-    assert "bitsandbytes" in status.error
+    assert "schedulefree" in status.error

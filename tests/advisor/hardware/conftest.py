@@ -15,8 +15,9 @@ class FakeNvml:
     """Stands in for the pynvml module: its constants and errors are real, its answers are `gpus`.
 
     Each GPU is a dict: name, uuid, capability, total, reserved, used (bytes), and optionally
-    compute, graphics (lists of (pid, bytes)), mig (list of GPUs), or an NVML error code by the
-    name of a function, which that function then raises.
+    compute, graphics (lists of (pid, bytes)), mig (list of GPUs), pcie ((generation, lanes) now and
+    at most), nvlinks (states), peers (uuid -> "nvlink" or an NVML level), or an NVML error code by
+    the name of a function, which that function then raises.
     """
 
     def __init__(self, gpus=(), *, driver="580.65.06", cuda=13000, init_error=None):
@@ -86,6 +87,39 @@ class FakeNvml:
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, gpu):  # noqa: N802
         return self._running(gpu, "nvmlDeviceGetGraphicsRunningProcesses", "graphics")
+
+    def nvmlDeviceGetCurrPcieLinkGeneration(self, gpu):  # noqa: N802
+        return self._known(gpu, "pcie")[0][0]
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, gpu):  # noqa: N802
+        return self._known(gpu, "pcie")[0][1]
+
+    def nvmlDeviceGetMaxPcieLinkGeneration(self, gpu):  # noqa: N802
+        return self._known(gpu, "pcie")[1][0]
+
+    def nvmlDeviceGetMaxPcieLinkWidth(self, gpu):  # noqa: N802
+        return self._known(gpu, "pcie")[1][1]
+
+    def nvmlDeviceGetNvLinkState(self, gpu, link):  # noqa: N802
+        states = self._known(gpu, "nvlinks")
+        if link >= len(states):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return states[link]
+
+    def nvmlDeviceGetP2PStatus(self, gpu, other, capability):  # noqa: N802
+        assert capability == pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+        linked = self._known(gpu, "peers")[other["uuid"]] == "nvlink"
+        ok, other_than_ok = pynvml.NVML_P2P_STATUS_OK, pynvml.NVML_P2P_STATUS_NOT_SUPPORTED
+        return ok if linked else other_than_ok
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, gpu, other):  # noqa: N802
+        return self._known(gpu, "peers")[other["uuid"]]
+
+    @staticmethod
+    def _known(gpu, key):
+        if key not in gpu:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return gpu[key]
 
     def _running(self, gpu, function, key):
         self._checked(gpu, function)

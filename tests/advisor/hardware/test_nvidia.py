@@ -7,7 +7,7 @@ import psutil
 import pynvml
 import pytest
 
-from advisor.hardware import nvidia
+from advisor.hardware import nvidia, owners
 from advisor.hardware.nvidia import Board, probe, visible_devices
 
 GIB = 2**30
@@ -65,16 +65,19 @@ def test_an_older_driver_reports_memory_by_version_1(driver):
     assert gpu.free_bytes == (15360 - 448) * MIB
 
 
-def test_process_names_are_read_only_where_pids_are_ours(driver, monkeypatch):
+def test_a_process_has_name_and_owner_only_where_pids_are_ours(driver, monkeypatch):
     driver([driver.t4(compute=[(os.getpid(), GIB)])])
-    monkeypatch.setattr(nvidia, "_in_host_pid_namespace", lambda: True)
-    assert probe({}).gpus[0].processes[0].name == psutil.Process().name()
-    monkeypatch.setattr(nvidia, "_in_host_pid_namespace", lambda: False)
-    assert probe({}).gpus[0].processes[0].name is None
+    monkeypatch.setattr(owners, "in_host_pid_namespace", lambda: True)
+    (process,) = probe({}).gpus[0].processes
+    mine = psutil.Process()
+    assert (process.name, process.user) == (mine.name(), mine.username())
+    monkeypatch.setattr(owners, "in_host_pid_namespace", lambda: False)
+    (process,) = probe({}).gpus[0].processes
+    assert (process.pid, process.name, process.user) == (os.getpid(), None, None)
 
 
 def test_processes_are_merged_and_largest_comes_first(driver, monkeypatch):
-    monkeypatch.setattr(nvidia, "_in_host_pid_namespace", lambda: True)
+    monkeypatch.setattr(owners, "in_host_pid_namespace", lambda: True)
     gone = 2**22 + 7  # above the largest pid Linux gives
     driver([driver.t4(compute=[(gone, MIB), (2, None)], graphics=[(gone, 3 * MIB), (1, GIB)])])
     processes = probe({}).gpus[0].processes
@@ -93,7 +96,7 @@ def test_refused_process_list_is_a_note_and_not_an_error(driver):
         ]
     )
     found = probe({})
-    assert found.gpus[0].processes == ()
+    assert found.gpus[0].processes is None
     assert found.gpus[0].free_bytes is not None
     assert found.notes == (
         "Processes on GPU 0 could not be listed (no permission or not supported).",
@@ -113,7 +116,9 @@ def test_a_refusal_is_logged_once(driver, caplog):
     with caplog.at_level(logging.INFO, logger=nvidia.__name__):
         probe({})
         probe({})
-    assert [r.getMessage() for r in caplog.records] == ["nvmlDeviceGetMigMode: Not Supported"]
+    said = [r.getMessage() for r in caplog.records]
+    assert said.count("nvmlDeviceGetMigMode: Not Supported") == 1
+    assert len(said) == len(set(said))
 
 
 def test_the_gate_lets_other_errors_through(driver):
@@ -229,3 +234,31 @@ def test_mig_without_an_instance_is_not_offered(driver):
     found = probe({})
     assert [g.index for g in found.gpus] == [None]
     assert "MIG mode without an instance" in found.notes[0]
+
+
+def test_links_and_topology(driver):
+    on, off = pynvml.NVML_FEATURE_ENABLED, pynvml.NVML_FEATURE_DISABLED
+    levels = {uuid(1): "nvlink", uuid(2): pynvml.NVML_TOPOLOGY_SYSTEM}
+    driver(
+        [
+            driver.a100(0, pcie=((1, 8), (4, 16)), nvlinks=[on] * 11 + [off], peers=levels),
+            driver.a100(1, peers={uuid(0): "nvlink", uuid(2): pynvml.NVML_TOPOLOGY_NODE}),
+            driver.a100(2),
+        ]
+    )
+    first, second, third = probe({}).gpus
+    assert (first.link.pcie_generation, first.link.pcie_width) == (1, 8)
+    assert (first.link.pcie_max_generation, first.link.pcie_max_width) == (4, 16)
+    assert first.link.nvlinks == 11
+    assert first.link.peers == {uuid(1): "nvlink", uuid(2): "between processors"}
+    assert second.link.peers == {uuid(0): "nvlink", uuid(2): "numa node"}
+    assert (third.link.pcie_generation, third.link.nvlinks, third.link.peers) == (None, None, {})
+
+
+def test_mig_instances_know_their_card_and_have_memory_of_their_own(driver):
+    driver([driver.a100(0, mig=[driver.mig(1), driver.mig(2, used=GIB)]), driver.t4(3)])
+    gpus = {gpu.uuid[:12]: gpu for gpu in probe({}).gpus}
+    assert gpus["MIG-00000001"].parent_uuid == gpus["MIG-00000002"].parent_uuid == uuid(0)
+    assert gpus["MIG-00000002"].free_bytes == 9728 * MIB - GIB
+    assert gpus["GPU-00000003"].parent_uuid is None
+    assert {gpu.memory_kind for gpu in gpus.values()} == {"dedicated"}

@@ -11,8 +11,8 @@ import pynvml
 import pytest
 
 from advisor import records
-from advisor.hardware import probe, torch_build
-from advisor.hardware.machine import Machine
+from advisor.hardware import amd, host, probe, surroundings, torch_build
+from advisor.hardware.machine import Gpu, Machine
 from advisor.hardware.probe import probe_machine
 from advisor.hardware.torch_build import Wheel
 
@@ -120,6 +120,38 @@ class TestWithGpus:
         driver([driver.t4(**refused)])
         assert probe_machine(tmp_path).gpus[0].total_bytes is None
 
+    def test_a_unified_pool_is_never_freer_than_ram(self, driver, wheel, tmp_path, monkeypatch):
+        ram = host.Ram(total_bytes=16 * GIB, free_bytes=3 * GIB, limit_source="physical")
+        monkeypatch.setattr(host, "read_ram", lambda limits: ram)
+        orin = driver.t4(name="Orin", capability=(8, 7), total=32 * GIB, reserved=0)
+        driver([orin, driver.t4(1)])
+        unified, own = probe_machine(tmp_path).gpus
+        assert (unified.memory_kind, own.memory_kind) == ("unified", "dedicated")
+        assert (unified.total_bytes, unified.free_bytes) == (16 * GIB, 3 * GIB)
+        assert own.free_bytes > 3 * GIB
+
+    def test_wsl_says_that_windows_processes_are_missing(
+        self, driver, wheel, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(surroundings, "is_wsl", lambda: True)
+        driver([driver.t4()])
+        machine = probe_machine(tmp_path)
+        assert machine.is_wsl
+        assert any(note.startswith("WSL2") for note in machine.notes)
+
+    def test_gpus_of_other_vendors_are_shown_and_not_planned_for(
+        self, driver, wheel, tmp_path, monkeypatch
+    ):
+        card = Gpu(name="AMD Instinct MI300X", vendor="amd", free_bytes=190 * GIB)
+        monkeypatch.setattr(amd, "probe", lambda: amd.Found(gpus=(card,)))
+        driver(init_error=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        machine = probe_machine(tmp_path)
+        assert [gpu.name for gpu in machine.gpus] == ["AMD Instinct MI300X"]
+        assert machine.gpus[0].bandwidth_bytes_per_second == 5300e9
+        assert machine.accelerator() is None
+        assert machine.capacity_bytes() == machine.ram_free_bytes
+        assert any("MI300X is shown, not planned for" in note for note in machine.notes)
+
     def test_a_machine_survives_its_json(self, driver, wheel, tmp_path):
         driver([driver.t4(compute=[(1, GIB)]), driver.a100(1)])
         machine = probe_machine(tmp_path)
@@ -131,7 +163,6 @@ def test_macos_does_not_ask_nvml(driver, monkeypatch, tmp_path):
     monkeypatch.setattr(probe.sys, "platform", "darwin")
     machine = probe_machine(tmp_path)
     assert machine.gpus == ()
-    assert any("MPS" in note for note in machine.notes)
     assert not any("NVML" in note for note in machine.notes)
     assert fake.open == 0
 
