@@ -20,6 +20,8 @@ from advisor.review.names import known_fields, mend_names, mend_types
 
 __all__ = ["Finding", "Review", "proven", "read_arguments", "read_arguments_file", "review"]
 
+MAX_BYTES = 2**20
+"""Arguments take a few thousand bytes; what is this long is something else."""
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
@@ -52,6 +54,8 @@ def read_arguments(raw: bytes, name: str) -> dict[str, Any]:
     """
     if raw.startswith((_ZIP, _PICKLE)) or name.endswith((".bin", ".pt", ".pkl", ".pickle")):
         raise InputError("review.pickle", name=name, field="file")
+    if len(raw) > MAX_BYTES:
+        raise InputError("review.too_large", name=name, bytes=len(raw), field="file")
     data = parse_json(raw, name)
     if not isinstance(data, dict):
         raise InputError("argument_checks.file_no_object", path=name, got=shown(data))

@@ -1,13 +1,17 @@
 """Values that load and run, beside those that the rules give for this model and data."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from advisor import units
 from advisor.errors import words
+from advisor.locale import Message
 from advisor.recommendation import Advice, Recommendation
 from advisor.review.finding import Finding, to_do
 from advisor.review.names import known_fields
+from advisor.rules import learning
+from advisor.rules.facts import Facts
 
 FAR_RATE = 3
 """A learning rate this many times another is another one; below, runs hardly differ."""
@@ -29,7 +33,7 @@ def suggestions(
         return ()
     advice = {a.field: a for a in recommendation.advice}
     found = [
-        _rate(arguments, advice["learning_rate"]),
+        _rate(arguments, recommendation, advice["learning_rate"]),
         _batch(arguments, recommendation, advice["effective_batch_size"]),
         _warmup(arguments, advice["warmup_steps"]),
         _precision(arguments, advice),
@@ -61,10 +65,32 @@ def _better(
     )
 
 
-def _rate(arguments: Mapping[str, Any], advice: Advice) -> Finding | None:
-    given, best = _got(arguments, "learning_rate"), advice.value
+def _effective(arguments: Mapping[str, Any], devices: int) -> int:
+    micro = _got(arguments, "per_device_train_batch_size")
+    return micro * _got(arguments, "gradient_accumulation_steps") * devices
+
+
+def _rate(
+    arguments: Mapping[str, Any], recommendation: Recommendation, advice: Advice
+) -> Finding | None:
+    """The rate is judged at the batch of the file, not at ours."""
+    plan = recommendation.plan
+    assert plan is not None
+    facts = Facts(
+        machine=recommendation.machine,
+        model=recommendation.model,
+        data=recommendation.data,
+        task=plan.task,
+    )
+    rate = learning.learning_rate(facts, plan.method, _effective(arguments, plan.devices))
+    given, best = _got(arguments, "learning_rate"), rate.value
     if best / FAR_RATE <= given <= best * FAR_RATE:
         return None
+    params = {"rate": rate.base.learning_rate, "batch": rate.base.effective_batch_size}
+    key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
+    advice = dataclasses.replace(
+        advice, reason=Message(id=key, params=params), reference=rate.base.reference
+    )
     value = units.format_learning_rate(given)
     return _better(arguments, "learning_rate", {"learning_rate": best}, advice, value)
 
@@ -74,19 +100,14 @@ def _batch(
 ) -> Finding | None:
     plan = recommendation.plan
     assert plan is not None
-    micro = _got(arguments, "per_device_train_batch_size")
-    accumulation = _got(arguments, "gradient_accumulation_steps")
-    given, best = micro * accumulation * plan.devices, advice.value
+    given, best = _effective(arguments, plan.devices), advice.value
     if best / FAR_BATCH < given < best * FAR_BATCH:
         return None
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     changes = {name: getattr(plan, name) for name in names}
     name = names[1] if names[1] in arguments else names[0]
     finding = _better(arguments, name, changes, advice, "")
-    text = words("review.batch", given=given, best=best)
-    return Finding(
-        **{**vars(finding), "text": text},
-    )
+    return dataclasses.replace(finding, text=words("review.batch", given=given, best=best))
 
 
 def _warmup(arguments: Mapping[str, Any], advice: Advice) -> Finding | None:
@@ -104,10 +125,9 @@ def _precision(arguments: Mapping[str, Any], advice: Mapping[str, Advice]) -> Fi
         return None
     for name in ("bf16", "fp16"):
         if name in advice and advice[name].value is True:
-            changes: dict[str, Any] = {name: True}
-            if advice[name].value and _got(arguments, "use_cpu"):
+            if _got(arguments, "use_cpu"):
                 return None
-            return _better(arguments, name, changes, advice[name], "false")
+            return _better(arguments, name, {name: True}, advice[name], "false")
     return None
 
 

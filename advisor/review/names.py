@@ -11,7 +11,6 @@ from advisor.locale import Message
 from advisor.review import former
 from advisor.review.finding import Draft
 
-
 LOG_IN = words("training_arguments.remove_token")
 
 

@@ -16,13 +16,14 @@ PIN_NAMES = {"max_seq_length": "max_length"} | {
 }
 """Our argument -> the pin of another name."""
 _SAME_NAME = ("dtype", "attn_implementation", "packing", "padding_free")
-_QUESTION = {
+QUESTION_NAMES = {
     "model_name_or_path": "model",
     "config_name": "model",
     "train_file": "data",
     "validation_file": "validation",
     "text_column": "text_column",
     "task": "task",
+    "tokenizer_name": "model",
     "method": "method",
 }
 """Our argument -> the field of the question that decides it."""
@@ -52,8 +53,8 @@ def question_from(
     """
     changes: dict[str, Any] = {
         field: arguments[name]
-        for name, field in _QUESTION.items()
-        if arguments.get(name) is not None
+        for name, field in QUESTION_NAMES.items()
+        if name != "tokenizer_name" and arguments.get(name) is not None
     }
     if "data" in changes and changes["data"] != base.data:
         changes = {"text_column": None, "validation": None, **changes}
