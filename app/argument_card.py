@@ -1,5 +1,6 @@
 """The card of one argument: help, type, default, advice, and the way to set it."""
 
+import json
 from typing import Any
 
 import streamlit as st
@@ -22,7 +23,7 @@ def argument_card(row: Row, error: AdvisorError | None) -> None:
         facts = [
             texts.escape(group_name(field.group, lang)),
             f"`{field.type}`",
-            t("arguments.default_is", lang, value=f"`{text_of(field.default) or '""'}`"),
+            t("arguments.default_is", lang, value=f"`{json.dumps(field.default)}`"),
         ]
         st.caption(texts.DOT.join(facts))
         st.markdown(f":small[{texts.escape(field.help)}]")
@@ -55,7 +56,7 @@ def _editor(row: Row) -> None:
             label,
             options,
             key=key,
-            format_func=lambda value: text_of(value),
+            format_func=text_of,
             on_change=_set,
             args=(row, key),
         )

@@ -150,7 +150,8 @@ def frame(shown: tuple[Row, ...], lang: str) -> pd.DataFrame:
         for row in shown
     ]
     table = pd.DataFrame(values, columns=[t(f"arguments.{c}", lang) for c in columns])
-    table.insert(0, t("arguments.pin", lang), [row.pinned for row in shown])
+    marks = [t("arguments.pinned", lang) if row.pinned else "" for row in shown]
+    table.insert(0, t("arguments.pin", lang), marks)
     return table
 
 

@@ -1,6 +1,7 @@
 """Opening somebody's arguments: upload or paste, the findings, and taking them over."""
 
 import dataclasses
+import json
 
 import streamlit as st
 
@@ -12,7 +13,6 @@ from advisor.review.better import suggestions
 from advisor.review.finding import Finding
 from advisor.review.pins import question_from
 from app import cache, state, texts
-from app.argument_rows import text_of
 from app.texts import t
 
 MARKS = {
@@ -27,18 +27,25 @@ ENCODING = "utf-8"
 def open_button() -> None:
     """The popover that takes a file, or its text."""
     lang = state.language()
-    with st.popover(t("open.button", lang), icon=":material/upload_file:", key="open_file"):
+    # A file that was read closes the popover: Streamlit draws one of another key closed.
+    number = state.opened_files()
+    with st.popover(
+        t("open.button", lang), icon=":material/upload_file:", key=f"open_file_{number}"
+    ):
         st.caption(t("open.help", lang))
-        st.file_uploader(t("open.upload", lang), key="open_upload")
-        st.text_area(t("open.paste", lang), key="open_paste", height=160)
-        st.button(t("open.read", lang), type="primary", key="open_read", on_click=_read)
+        st.file_uploader(t("open.upload", lang), key=f"open_upload_{number}")
+        st.text_area(t("open.paste", lang), key=f"open_paste_{number}", height=160)
+        st.button(
+            t("open.read", lang), type="primary", key="open_read", on_click=_read, args=(number,)
+        )
         if sentence := state.refused_file():
             st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
 
 
-def _read() -> None:
+def _read(number: int) -> None:
     lang = state.language()
-    upload, pasted = st.session_state["open_upload"], st.session_state["open_paste"].strip()
+    upload = st.session_state[f"open_upload_{number}"]
+    pasted = st.session_state[f"open_paste_{number}"].strip()
     state.keep_opened(None)
     state.keep_refused_file(None)
     if upload is None and not pasted:
@@ -88,7 +95,8 @@ def findings_card(found: Review) -> None:
 
 
 def _line(finding: Finding, lang: str) -> str:
-    got = "" if finding.got is None else f" = {texts.escape(text_of(finding.got))}"
+    shown = json.dumps(finding.got, ensure_ascii=False)
+    got = "" if finding.got is None else f" = {texts.escape(shown)}"
     text = texts.escape(say(finding.text, lang))
     do = texts.escape(texts.upper_first(say(finding.do, lang)))
     line = f"{MARKS[finding.severity]} **{texts.escape(finding.field)}**{got} {text}.  \n**{do}.**"

@@ -171,6 +171,13 @@ def opened() -> Review | None:
 def keep_opened(review: Review | None) -> None:
     """Show this review on Arguments; None closes it."""
     st.session_state["opened"] = review
+    if review is not None:
+        st.session_state["opened_files"] = opened_files() + 1
+
+
+def opened_files() -> int:
+    """How many arguments files this session has opened."""
+    return st.session_state.get("opened_files", 0)
 
 
 def refused_file() -> str | None:

@@ -113,7 +113,7 @@ def review_text(review: Review, lang: str = "en") -> str:
     lines = [_say("review_none" if not count else "review_found", lang, count=count), ""]
     for finding in review.findings:
         found = finding.to_dict(lang)
-        got = "" if finding.got is None else f" = {_json(finding.got)}"
+        got = "" if finding.got is None else f" = {json.dumps(finding.got, ensure_ascii=False)}"
         severity = _say(f"severity_{finding.severity}", lang)
         lines.append(f"{severity}  {finding.field}{got}: {found['text']}")
         lines.append(f"  -> {found['do']}")

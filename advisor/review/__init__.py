@@ -83,7 +83,9 @@ def review(
     mend_names(draft)
     mend_types(draft)
     mend_combinations(draft, machine, is_installed)
-    ordered = {name: draft.values[name] for name in known_fields() if name in draft.values}
+    # null is the default of every field that may hold it, and some come back as another value.
+    given = {name: value for name, value in draft.values.items() if value is not None}
+    ordered = {name: given[name] for name in known_fields() if name in given}
     return Review(findings=_sorted(draft.findings), arguments=ordered)
 
 

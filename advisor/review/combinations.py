@@ -130,6 +130,8 @@ def _overruled(draft: Draft, got: Got) -> None:
         draft.mend("warning", "num_train_epochs", text, {"num_train_epochs": None})
     if got("eval_strategy") == "no" and got("do_eval") is False and "eval_steps" in draft.values:
         draft.mend("warning", "eval_steps", words("review.no_evaluation"), {"eval_steps": None})
+    if draft.values.get("do_eval") is False and got("eval_strategy") != "no":
+        draft.mend("warning", "do_eval", words("review.do_eval"), {"do_eval": None})
     warmup = got("warmup_steps")
     if warmup > 1 and warmup != int(warmup):
         text = words("review.warmup_fraction")

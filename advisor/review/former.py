@@ -34,15 +34,15 @@ def _if_on(name: str, written: Any) -> Convert:
     return lambda value, _: {name: written} if _is_on(value) else {}
 
 
-def _inside(name: str, key: str, where: str) -> Convert:
+def _inside(key: str, where: str) -> Convert:
     """One key of a nested object, beside what it holds already."""
 
     def convert(value: Any, given: Values) -> dict[str, Any]:
-        if not value and value is not False:
+        if not _says(value):
             return {}
         known = given.get(where)
-        sisters = {k: v for n, k in _NESTED[where].items() if (v := given.get(n)) or n == name}
-        return {where: {**sisters, key: value, **(known if isinstance(known, dict) else {})}}
+        sisters = {k: given[n] for n, k in _NESTED[where].items() if _says(given.get(n))}
+        return {where: {key: value, **sisters, **(known if isinstance(known, dict) else {})}}
 
     return convert
 
@@ -58,6 +58,11 @@ _NESTED: dict[str, dict[str, str]] = {
     },
 }
 """Where an old name went -> its key there; several of one file end in the same object."""
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is more than the old default: null, 0 or no text."""
+    return bool(value) or value is False
 
 
 def _nothing(_value: Any, _given: Values) -> dict[str, Any]:
@@ -106,16 +111,14 @@ def _dtype(value: Any, _given: Values) -> dict[str, Any]:
 CONVERSIONS: dict[str, Convert] = {
     "_n_gpu": _nothing,
     "adafactor": _if_on("optim", "adafactor"),
-    "dispatch_batches": _inside("dispatch_batches", "dispatch_batches", "accelerator_config"),
+    "dispatch_batches": _inside("dispatch_batches", "accelerator_config"),
     "evaluate_during_training": _if_on("eval_strategy", "steps"),
     "evaluation_strategy": _evaluation,
     "fp16_backend": _nothing,
     "fp16_opt_level": _nothing,
     "fp8": _nothing,
-    "fsdp_min_num_params": _inside("fsdp_min_num_params", "min_num_params", "fsdp_config"),
-    "fsdp_transformer_layer_cls_to_wrap": _inside(
-        "fsdp_transformer_layer_cls_to_wrap", "transformer_layer_cls_to_wrap", "fsdp_config"
-    ),
+    "fsdp_min_num_params": _inside("min_num_params", "fsdp_config"),
+    "fsdp_transformer_layer_cls_to_wrap": _inside("transformer_layer_cls_to_wrap", "fsdp_config"),
     "gradient_checkpointing": _as("activation_checkpointing"),
     "gradient_checkpointing_kwargs": _as("activation_checkpointing_kwargs"),
     "group_by_length": _if_on("train_sampling_strategy", "group_by_length"),
@@ -137,7 +140,7 @@ CONVERSIONS: dict[str, Convert] = {
     "ray_scope": _nothing,
     "save_safetensors": _nothing,
     "sharded_ddp": _sharded,
-    "split_batches": _inside("split_batches", "split_batches", "accelerator_config"),
+    "split_batches": _inside("split_batches", "accelerator_config"),
     "torchdynamo": _as("torch_compile_backend"),
     "tp_size": _nothing,
     "tpu_metrics_debug": _if_on("debug", "tpu_metrics_debug"),
@@ -165,6 +168,7 @@ VALUES: dict[str, dict[Any, Any]] = {
     "save_strategy": {False: "no"},
     "fsdp": {"": None, "False": None},
     "debug": {False: "", True: "tpu_metrics_debug"},
+    "ddp_backend": {"ccl": "xccl"},
     "report_to": {None: "none"},
 }
 """Values of earlier releases -> those of today; None is left out."""

@@ -1,6 +1,8 @@
 """Names and types: every argument of the file becomes one that the installed class takes."""
 
+import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,9 @@ def known_fields() -> dict[str, training_arguments.Field]:
 
 def mend_names(draft: Draft) -> None:
     """Names that no class has: earlier ones are converted, the others left out."""
+    for name, value in list(draft.values.items()):
+        if not _is_finite(value):
+            draft.mend("error", name, words("review.not_finite"), {name: None})
     given = dict(draft.values)
     for name, value in given.items():
         if is_code(name):
@@ -33,6 +38,15 @@ def mend_names(draft: Draft) -> None:
             _mend_former(draft, name, value, given)
         elif name not in known_fields():
             _mend_unknown(draft, name)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether JSON can hold the value: NaN and Infinity come through Python's reader."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _mend_never_written(draft: Draft, name: str, value: Any) -> None:
@@ -109,16 +123,16 @@ def _meanings(value: Any, known: training_arguments.Field) -> Iterator[Any]:
     """What a value of another type most likely says, most literal first."""
     if isinstance(value, str):
         text = value.strip()
-        try:
+        with contextlib.suppress(ValueError):
             inner = json.loads(text.lower())
-        except ValueError:
-            inner = None
-        yield inner
-        if isinstance(inner, float) and inner.is_integer():
-            yield int(inner)
+            yield inner
+            if isinstance(inner, float) and inner.is_integer():
+                yield int(inner)
         yield text.lower().rpartition(".")[2]  # "IntervalStrategy.STEPS"
-        yield {"yes": True, "no": False, "on": True, "off": False}.get(text.lower())
-        yield [text]
+        if text:
+            yield [text]
+        if text.lower() in ("", "none"):
+            yield None
     elif isinstance(value, bool):
         return
     elif isinstance(value, float) and value.is_integer():

@@ -96,7 +96,7 @@ def advise(
                 options=_options(facts, plan, name, values[name]),
             )
         )
-    return (*result, *(_set_by_user(n, v) for n, v in pins.items() if is_outside(n)))
+    return (*result, *(set_by_user(n, v) for n, v in pins.items() if is_outside(n)))
 
 
 def is_outside(name: str) -> bool:
@@ -104,7 +104,8 @@ def is_outside(name: str) -> bool:
     return name in training_arguments.fields() and name not in _PLAN_FIELDS
 
 
-def _set_by_user(name: str, value: Any) -> Advice:
+def set_by_user(name: str, value: Any) -> Advice:
+    """The row of a pin that goes to the arguments as it is."""
     is_seen = name not in training_arguments.OUTSIDE_THE_PLAN or not value
     reason = Message(id="why.set") if is_seen else Message(id="why.unseen")
     return Advice(field=name, value=value, reason=reason, source="user", pinned=True)

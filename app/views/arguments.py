@@ -73,6 +73,7 @@ def filters(every: tuple[argument_rows.Row, ...]) -> tuple[argument_rows.Row, ..
             format_func=lambda name: t(f"arguments.show.{name}", lang, count=len(every)),
             key="arguments_show",
         )
+        opened_file.open_button()
     # A search looks through everything: what is hidden by a filter would read as missing.
     show = "all" if search.strip() or group else show or "all"
     return argument_rows.chosen(every, search=search, group=group, show=show)
@@ -84,15 +85,15 @@ def table(shown: tuple[argument_rows.Row, ...]) -> None:
     key = f"arguments_table_{hash((lang, *names))}"
 
     def select() -> None:
-        chosen = st.session_state[key]["selection"]["rows"]
-        if chosen:
-            st.session_state["argument"] = names[chosen[0]]
+        cells = st.session_state[key]["selection"]["cells"]
+        if cells:
+            st.session_state["argument"] = names[cells[0][0]]
 
     small, wide = st.column_config.TextColumn(width=110), st.column_config.TextColumn(width=250)
     columns = {
-        t("arguments.pin", lang): st.column_config.CheckboxColumn(width=50),
+        t("arguments.pin", lang): st.column_config.TextColumn(width=64),
         t("arguments.group", lang): small,
-        t("arguments.argument", lang): st.column_config.TextColumn(width=210, pinned=True),
+        t("arguments.argument", lang): st.column_config.TextColumn(width=210),
         t("arguments.value", lang): st.column_config.TextColumn(width=130),
         t("arguments.default", lang): small,
         t("arguments.why", lang): wide,
@@ -104,7 +105,7 @@ def table(shown: tuple[argument_rows.Row, ...]) -> None:
         hide_index=True,
         key=key,
         on_select=select,
-        selection_mode="single-row",
+        selection_mode="single-cell",
         row_height=ROW_HEIGHT,
         height=ROW_HEIGHT * (min(len(shown), MOST_ROWS) + 1) + 4,
         column_order=[t(f"arguments.{name}", lang) for name in order],
@@ -149,9 +150,8 @@ with top:
     version = installed("transformers") or ""
     if not version.startswith(f"{training_arguments.TRANSFORMERS_VERSION}."):
         made_for = training_arguments.TRANSFORMERS_VERSION
-        st.markdown(
-            f":orange[:material/error: {t('arguments.other_version', lang, table=made_for, installed=version)}]"
-        )
+        words = t("arguments.other_version", lang, table=made_for, installed=version)
+        st.markdown(f":orange[:material/error: {words}]")
 with st.container(
     border=True,
     horizontal=True,
@@ -168,11 +168,12 @@ with st.container(
         plan_parts.problem_in_values(asked, refused)
     elif found is not None:
         plan_parts.verdict_card(found)
-    opened_file.open_button()
+opened = st.container()
+shown = filters(every)
 review = state.opened()
 if review is not None:
-    opened_file.findings_card(review)
-shown = filters(every)
+    with opened:
+        opened_file.findings_card(review)
 left, right = st.columns([11, 6], gap="medium")
 with left:
     if shown:
