@@ -64,11 +64,11 @@ def test_a_value_that_is_set_is_a_pin_and_is_solved_again(open_page, fake):
     at = open_page()
     at.text_input(key="arguments_search").set_value("per_device_train").run()
     assert at.selectbox(key="argument").value == "per_device_train_batch_size"
-    at.text_input(key="argument_editor_per_device_train_batch_size").set_value("4").run()
+    at.text_input(key="argument_editor_per_device_train_batch_size").set_value("2").run()
     assert not at.exception
-    assert fake.asked[-1].pins == {"per_device_train_batch_size": 4}
-    assert at.query_params["pin"] == "per_device_train_batch_size=4"
-    assert file_of(at)["gradient_accumulation_steps"] == 16
+    assert fake.asked[-1].pins == {"per_device_train_batch_size": 2}
+    assert at.query_params["pin"] == "per_device_train_batch_size=2"
+    assert file_of(at)["gradient_accumulation_steps"] == 32
     at.button(key="argument_unpin").click().run()
     assert fake.asked[-1].pins == {}
 

@@ -461,3 +461,64 @@ def test_proof_says_what_the_class_said():
 
     result = proven(review({"seed": 1}), verify)
     assert result.findings[0].field == "fp16"
+
+
+# --- the command line ------------------------------------------------------------------------
+
+
+def test_command_line_prints_findings_and_arguments(tmp_path, capsys, monkeypatch):
+    from advisor import __main__ as cli
+
+    monkeypatch.setattr(cli, "verify", lambda _arguments, _format: None)
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps(TUTORIAL), encoding="utf-8")
+    assert cli.main(["review", str(path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"findings", "arguments"}
+    assert answer["arguments"] == reviewed(TUTORIAL).arguments
+    assert {"severity", "field", "got", "text", "do", "replacement"} <= set(answer["findings"][0])
+    assert cli.main(["review", str(path), "--lang", "zh"]) == 0
+    text = capsys.readouterr().out
+    assert "请写 eval_strategy" in text
+    assert cli.main(["review", str(path), "--data", "demo"]) == 2
+    assert "add --model" in capsys.readouterr().err
+
+
+def test_suggestions_name_value_reason_and_source():
+    from advisor.locale import Message
+    from advisor.model import ModelDescription
+    from advisor.plan import TrainingPlan
+    from advisor.recommendation import Advice, Recommendation
+    from advisor.review.better import suggestions
+
+    plan = TrainingPlan(per_device_train_batch_size=8, gradient_accumulation_steps=2, use_cpu=True)
+    values = {"learning_rate": 1e-3, "effective_batch_size": 16, "warmup_steps": 0.03,
+              "max_length": 1024}  # fmt: skip
+    reason = Message(id="why.weight_decay")
+    advice = tuple(
+        Advice(field=n, value=v, reason=reason, source="rule", reference="a paper")
+        for n, v in values.items()
+    )
+    model = ModelDescription(
+        name="m", path="/m", config={"model_type": "llama"}, model_type="llama",
+        architecture="LlamaForCausalLM", num_parameters=10**6,
+    )  # fmt: skip
+    recommendation = Recommendation(
+        plan=plan, advice=advice, memory=None, time=None, alternatives=(), conflicts=(),
+        machine=CPU, model=model, data=None, versions={},
+    )  # fmt: skip
+    given = {"per_device_train_batch_size": 64, "max_seq_length": 512}
+    by_field = {f.field: f for f in suggestions(given, recommendation)}
+    assert set(by_field) == {
+        "learning_rate",
+        "per_device_train_batch_size",
+        "warmup_steps",
+        "max_seq_length",
+    }
+    rate = by_field["learning_rate"]
+    # from scratch under 100 M: 1e-3 at 16 rows, twice that at 64
+    assert dict(rate.replacement) == {"learning_rate": 2e-3}
+    assert "arXiv" in rate.reference
+    assert rate.to_dict()["reason"]
+    good = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "warmup_steps": 0.1}
+    assert suggestions(good, recommendation) == ()
