@@ -1,4 +1,4 @@
-"""The command line: probe, estimate, recommend, export. Reads files, starts a worker, prints.
+"""The command line: probe, estimate, recommend, review, export; reads files, starts a worker.
 
 Exit 0: answered, whatever the answer. 2: the user's error, one line on stderr. 3: recommend found
 no plan. 1: the program's own failure.
@@ -93,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--lang", choices=tuple(LANGUAGES), default="en")
 
+    command = add(
+        "review", _review, "existing arguments: what is wrong or renamed, and mended ones"
+    )
+    command.add_argument("file", type=Path, metavar="args.json")
+    command.add_argument("--model", help="judge the values for this model, too")
+    command.add_argument("--data", help="and for this data")
+    command.add_argument("--task", help="kind of training; inferred when left out")
+    command.add_argument("--lang", choices=tuple(LANGUAGES), default="en")
+
     command = add("export", _export, "a recommendation as a file of another program")
     command.add_argument("file", type=Path, nargs="?", metavar="plan.json")
     command.add_argument("--format", required=True, help='a name, or "list" for all of them')
@@ -143,6 +152,30 @@ def _recommend(args: argparse.Namespace) -> int:
         advisor.close()
     _print(found.to_dict(args.lang) if args.json else console.recommend_text(found, args.lang))
     return EXIT_ANSWERED if found.plan is not None else EXIT_NO_PLAN
+
+
+def _review(args: argparse.Namespace) -> int:
+    from advisor.hardware.probe import probe_machine
+    from advisor.recommend import Advisor, Question
+    from advisor.review import proven, read_arguments_file, review
+    from advisor.review.ask import with_advice
+
+    document = read_arguments_file(args.file)
+    if args.model is None and args.data is not None:
+        raise InputError("advisor.review_needs_model", field="model")
+    if args.model is None:
+        result = review(document, probe_machine())
+    else:
+        question = Question(model=args.model, data=args.data, task=args.task)
+        advisor = Advisor()
+        try:
+            result = review(document, advisor.machine())
+            result = with_advice(result, advisor, question, _progress())
+        finally:
+            advisor.close()
+    result = proven(result, verify)
+    _print(result.to_dict(args.lang) if args.json else console.review_text(result, args.lang))
+    return EXIT_ANSWERED
 
 
 def _pins(texts: list[str]) -> dict[str, Any]:

@@ -28,14 +28,34 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: not readable, not UTF-8, not JSON (with line and column), a name given twice,
             or not an object.
     """
+    data = parse_json(read_bytes(path), str(path))
+    if not isinstance(data, dict):
+        raise InputError("argument_checks.file_no_object", path=path, got=shown(data))
+    return data
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of the user's.
+
+    Raises:
+        InputError: not readable.
+    """
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError("argument_checks.unreadable", path=path, reason=error.strerror) from error
+
+
+def parse_json(raw: bytes, path: str) -> Any:
+    """The JSON value of a file's content; `path` is how it is called in messages.
+
+    Raises:
+        InputError: not UTF-8, not JSON (with line and column), or a name given twice.
+    """
     if raw.startswith(b"\xef\xbb\xbf"):
         raise InputError("argument_checks.byte_order_mark", path=path)
     try:
-        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise InputError(
             "argument_checks.not_utf8",
@@ -55,9 +75,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError("argument_checks.twice", path=path, name=error) from error
     except (ValueError, RecursionError) as error:
         raise InputError("argument_checks.refused", path=path, reason=error) from error
-    if not isinstance(data, dict):
-        raise InputError("argument_checks.file_no_object", path=path, got=shown(data))
-    return data
 
 
 class _TwiceError(ValueError):
@@ -126,8 +143,7 @@ _SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def _refuse_code_and_secrets(name: str, value: Any, source: str | Message) -> None:
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    if plain == "trustremotecode":
+    if is_code(name):
         raise InputError("argument_checks.code", source=source, got=shown(value), field=name)
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -135,11 +151,24 @@ def _refuse_code_and_secrets(name: str, value: Any, source: str | Message) -> No
     elif isinstance(value, list):
         for inner in value:
             _refuse_code_and_secrets(name, inner, source)
-    elif value is not None and (
-        _SECRET.search(name.lower()) or (isinstance(value, str) and _SECRET_VALUE.search(value))
-    ):
+    elif is_secret(name, value):
         # The value is not repeated: this sentence ends up in logs.
         raise InputError("argument_checks.secret", source=source, field=name)
+
+
+def is_code(name: str) -> bool:
+    """Whether the name, in any spelling, asks for code from a model repository."""
+    return re.sub(r"[^a-z]", "", name.lower()) == "trustremotecode"
+
+
+def is_secret(name: str, value: Any) -> bool:
+    """Whether a value is a secret by its name or its looks, or holds one."""
+    if isinstance(value, Mapping):
+        return any(is_secret(str(key), inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(is_secret(name, inner) for inner in value)
+    looks = isinstance(value, str) and _SECRET_VALUE.search(value)
+    return value is not None and bool(_SECRET.search(name.lower()) or looks)
 
 
 def _is_mirror(name: str, value: Any, data: Mapping[str, Any]) -> bool:
@@ -148,8 +177,13 @@ def _is_mirror(name: str, value: Any, data: Mapping[str, Any]) -> bool:
     return new != name and new in data and data[new] == value
 
 
+def nearest_names(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """At most three names that look like `name`, best first."""
+    return tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
+
+
 def _unknown(name: str, names: tuple[str, ...], source: str | Message) -> UnknownNameError:
-    nearest = tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
+    nearest = nearest_names(name, names)
     remove = words("argument_checks.remove")
     do = words("argument_checks.did_you_mean", names=nearest) if nearest else remove
     return UnknownNameError(
@@ -192,7 +226,7 @@ def _check_pairs(data: Mapping[str, Any], source: str | Message) -> None:
             field="load_best_model_at_end",
         )
     every = got("eval_steps") or got("logging_steps")
-    if evaluate == "steps" and not _is_multiple(got("save_steps"), every):
+    if evaluate == "steps" and not is_multiple(got("save_steps"), every):
         raise InputError(
             "argument_checks.multiple",
             source=source,
@@ -202,7 +236,8 @@ def _check_pairs(data: Mapping[str, Any], source: str | Message) -> None:
         )
 
 
-def _is_multiple(value: float, unit: float) -> bool:
+def is_multiple(value: float, unit: float) -> bool:
+    """Whether `value` is a whole multiple of `unit`; a share of all steps is none of a number."""
     if (value < 1) != (unit < 1):
         return False
     ratio = value / unit

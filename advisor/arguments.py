@@ -36,7 +36,7 @@ __all__ = [
     "verify",
 ]
 
-_LORA_NAMES = {
+LORA_NAMES = {
     "r": "lora_r",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
@@ -44,7 +44,7 @@ _LORA_NAMES = {
     "use_dora": "use_dora",
     "use_rslora": "use_rslora",
 }
-_QUANTIZATION_NAMES = (
+QUANTIZATION_NAMES = (
     "load_in_4bit",
     "load_in_8bit",
     "bnb_4bit_quant_type",
@@ -115,7 +115,7 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     }
     if plan.lora is not None:
         lora = records.encode(plan.lora)
-        values.update({name: lora[key] for key, name in _LORA_NAMES.items()})
+        values.update({name: lora[key] for key, name in LORA_NAMES.items()})
         if isinstance(values["lora_target_modules"], str):
             values["lora_target_modules"] = [values["lora_target_modules"]]
     if plan.quantization is not None:
@@ -242,6 +242,8 @@ def verify(arguments: Mapping[str, Any], format_name: str = "hf-json") -> None:
     use_cpu = read.get("use_cpu")
     for name, value in written.items():
         skipped = name in stand_in or (name == "dataloader_pin_memory" and use_cpu)
+        if dataclasses.is_dataclass(read[name]) and isinstance(value, dict):  # accelerator_config
+            read[name] = {key: getattr(read[name], key) for key in value}
         if not skipped and _plain(read[name]) != _as_class_holds_it(name, value):
             raise InputError(
                 "arguments.reads_back",
@@ -272,17 +274,6 @@ def _as_class_holds_it(name: str, value: Any) -> Any:
 
 
 # --- arguments to plan -----------------------------------------------------------------------
-
-_OUTSIDE_THE_PLAN = (
-    "torch_compile",
-    "torch_compile_backend",
-    "torch_compile_mode",
-    "liger_kernel_config",
-    "ddp_static_graph",
-    "deepspeed",
-    "auto_find_batch_size",
-)
-"""Fields that change memory or time in ways a plan does not describe."""
 
 
 def plan_from_arguments(
@@ -342,11 +333,11 @@ def plan_from_arguments(
             n: how[n] for n in _CHECKPOINTING_NAMES if n in how
         }
     if values["method"] != "full":
-        plan["lora"] = {key: values[name] for key, name in _LORA_NAMES.items()}
+        plan["lora"] = {key: values[name] for key, name in LORA_NAMES.items()}
         if values["lora_target_modules"] == ["all-linear"]:
             plan["lora"]["target_modules"] = "all-linear"
     if values["method"] == "qlora":
-        plan["quantization"] = {name: values[name] for name in _QUANTIZATION_NAMES}
+        plan["quantization"] = {name: values[name] for name in QUANTIZATION_NAMES}
     return TrainingPlan.from_dict(_with_whole_cadences(plan, num_rows))
 
 
@@ -358,7 +349,7 @@ def _checkpointing_kwargs(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def _refuse_outside_the_plan(values: Mapping[str, Any]) -> None:
-    for name in _OUTSIDE_THE_PLAN:
+    for name in training_arguments.OUTSIDE_THE_PLAN:
         if values[name]:
             raise InputError("arguments.outside_the_plan", got=shown(values[name]), field=name)
     kwargs = values["activation_checkpointing_kwargs"] or {"use_reentrant": False}

@@ -41,7 +41,11 @@ class AdvisorError(Exception):
 
     def sentence(self, lang: str = "en") -> str:
         """The error in `lang`; its field is one of the places."""
-        return sentence(Message(id=self.id, params={**self.params, "field": self.field}), lang)
+        return sentence(self.words(), lang)
+
+    def words(self) -> Message:
+        """The error as a part of another sentence."""
+        return Message(id=self.id, params={**self.params, "field": self.field})
 
     def encode(self) -> dict[str, Any]:
         """The error as JSON values, for `decode` in another process."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from advisor import records
+from advisor import records, training_arguments
+from advisor.argument_checks import NEVER_WRITTEN, is_secret
 from advisor.errors import PlanError, SimulationError, UnknownNameError
 from advisor.memory import MemoryEstimate
 from advisor.plan import DTYPE_BYTES, LoraSettings, Method, TrainingPlan
@@ -33,6 +34,13 @@ _ONLY_TOGETHER = (
     "fsdp", "fsdp_config", "packing", "padding_free", "attention_mask",
 )  # fmt: skip
 """Fields whose value cannot be judged without the others'."""
+_RECORDS = (
+    "quantization",
+    "fsdp_config",
+    "activation_checkpointing_kwargs",
+    "optim_target_modules",
+)
+"""Fields that a plan holds in another form than JSON does."""
 OTHER_PINS = ("effective_batch_size", "memory_ceiling_bytes")
 
 
@@ -75,7 +83,10 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = (*PLAN_FIELDS, *LORA_FIELDS, *OTHER_PINS)
     for name, value in pins.items():
+        if name not in known and _check_outside_the_plan(name, value):
+            continue
         if name not in known:
+            known = (*known, *training_arguments.fields())
             nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
             raise UnknownNameError("solve.unknown_pin", nearest=nearest, field=name)
         if name in OTHER_PINS and (
@@ -89,15 +100,23 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
             if name not in _ONLY_TOGETHER:
                 _check_one({name: value})
     result = dict(pins)
-    if pins.get("quantization") is not None:
-        result["quantization"] = records.convert_field(
-            TrainingPlan, "quantization", pins["quantization"]
-        )
-    if pins.get("fsdp_config") is not None:
-        result["fsdp_config"] = records.convert_field(
-            TrainingPlan, "fsdp_config", pins["fsdp_config"]
-        )
+    for name in _RECORDS:
+        if pins.get(name) is not None:
+            result[name] = records.convert_field(TrainingPlan, name, pins[name])
     return result
+
+
+def _check_outside_the_plan(name: str, value: Any) -> bool:
+    """Whether TrainingArguments alone has the name; the value goes to the arguments as it is."""
+    field = training_arguments.fields().get(name)
+    if field is None or name in training_arguments.RENAMED:
+        return False
+    if name in NEVER_WRITTEN or is_secret(name, value):
+        raise PlanError("solve.never_pinned", field=name)
+    wrong = training_arguments.problem(name, value, field.type, field.choices, field.default)
+    if wrong:
+        raise PlanError("solve.wrong_value", problem=wrong, field=name)
+    return True
 
 
 def _check_one(value: dict[str, Any]) -> None:

@@ -35,6 +35,18 @@ _ALSO_BOOL = ("fsdp",)
 """Annotated as text only, but documented and used as `fsdp=true`."""
 
 
+OUTSIDE_THE_PLAN = (
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "liger_kernel_config",
+    "ddp_static_graph",
+    "deepspeed",
+    "auto_find_batch_size",
+)
+"""Fields that change memory or time in ways a plan does not describe."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """One field of TrainingArguments."""
@@ -251,6 +263,7 @@ RENAMED: dict[str, Message] = {
     "warmup_ratio": words("training_arguments.write_warmup"),
     "group_by_length": _write('"train_sampling_strategy": "group_by_length"'),
     "evaluation_strategy": _write("eval_strategy"),
+    "evaluate_during_training": _write('"eval_strategy": "steps"'),
     "no_cuda": _write("use_cpu"),
     "use_mps_device": words("training_arguments.remove_apple"),
     "gradient_checkpointing": _write("activation_checkpointing"),
@@ -267,6 +280,7 @@ RENAMED: dict[str, Message] = {
     "include_inputs_for_metrics": _write('"include_for_metrics": ["inputs"]'),
     "include_tokens_per_second": _write('"include_num_input_tokens_seen": "non_padding"'),
     "push_to_hub_model_id": _write("hub_model_id"),
+    "push_to_hub_token": words("training_arguments.remove_token"),
     "push_to_hub_organization": words(
         "training_arguments.write_as", text="hub_model_id", form="organization/name"
     ),
@@ -274,11 +288,15 @@ RENAMED: dict[str, Message] = {
     "fsdp_transformer_layer_cls_to_wrap": _write_inside(
         "transformer_layer_cls_to_wrap", "fsdp_config"
     ),
+    "sharded_ddp": _write('"fsdp": true'),
+    "xpu_backend": _write("ddp_backend"),
     "dispatch_batches": _write_inside("dispatch_batches", "accelerator_config"),
     "split_batches": _write_inside("split_batches", "accelerator_config"),
     "torchdynamo": _write("torch_compile_backend"),
     "tpu_metrics_debug": _write('"debug": "tpu_metrics_debug"'),
     "tpu_num_cores": words("training_arguments.remove_launcher"),
+    "_n_gpu": words("training_arguments.remove_launcher"),
+    "model_parallel": words("training_arguments.remove_tensor_parallel"),
     "tp_size": words("training_arguments.remove_tensor_parallel"),
     "use_ipex": _REMOVE,
     "jit_mode_eval": _REMOVE,

@@ -27,6 +27,13 @@ page = st.navigation(
             default=True,
         ),
         st.Page(
+            HERE / "views" / "arguments.py",
+            title=t("page.arguments", lang),
+            icon=":material/tune:",
+            help=t("page.arguments.help", lang),
+            url_path="arguments",
+        ),
+        st.Page(
             HERE / "views" / "run.py",
             title=t("page.run", lang),
             icon=":material/show_chart:",

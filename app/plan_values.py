@@ -70,7 +70,9 @@ def pins(asked: Question) -> None:
 
 def _padlock(a: Advice, name: str, *, pinned: bool, live: bool) -> None:
     lang = state.language()
-    if a.field in forms.READ_ONLY or a.field not in forms.FIELDS:
+    # What Arguments set is let go here, too.
+    fixed = a.field in forms.READ_ONLY or (a.field not in forms.FIELDS and not pinned)
+    if fixed:
         st.markdown(":gray[:material/remove:]", width=32)
         return
     st.button(

@@ -15,6 +15,7 @@ from advisor.locale import LANGUAGES
 from advisor.plan import Method, TrainingPlan
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
+from advisor.review import Review
 from advisor.rules.facts import Facts
 
 _TEXT = ("model", "data", "task", "text_column", "label_column", "validation", "machine")
@@ -191,6 +192,43 @@ def compare_runs(names: list[str]) -> None:
         st.query_params["compare"] = names
     else:
         st.query_params.pop("compare", None)
+
+
+def opened() -> Review | None:
+    """The review of the arguments file that this session has open."""
+    return st.session_state.get("opened")
+
+
+def keep_opened(review: Review | None) -> None:
+    """Show this review on Arguments; None closes it."""
+    st.session_state["opened"] = review
+    if review is not None:
+        st.session_state["opened_files"] = opened_files() + 1
+
+
+def opened_files() -> int:
+    """How many arguments files this session has opened."""
+    return st.session_state.get("opened_files", 0)
+
+
+def refused_file() -> str | None:
+    """Why the last file that was given could not be opened."""
+    return st.session_state.get("refused_file")
+
+
+def keep_refused_file(sentence: str | None) -> None:
+    """Show why a file could not be opened; None forgets it."""
+    st.session_state["refused_file"] = sentence
+
+
+def refused_value() -> tuple[str, str, str] | None:
+    """(argument, what was typed, why it was refused) of the last value that was."""
+    return st.session_state.get("refused_value")
+
+
+def keep_refused_value(refused: tuple[str, str, str] | None) -> None:
+    """Show beside the field why its value was refused; None forgets it."""
+    st.session_state["refused_value"] = refused
 
 
 def notice() -> str | None:

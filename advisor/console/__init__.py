@@ -11,6 +11,7 @@ from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import Message, format_duration, render
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
+from advisor.review import Review
 from advisor.speed import TimeEstimate
 
 
@@ -144,6 +145,22 @@ def recommend_text(recommendation: Recommendation, lang: str = "en") -> str:
     ]
     if assumptions:
         lines += ["", _say("assumptions", lang), *(f"  {a}" for a in dict.fromkeys(assumptions))]
+    return _text(lines)
+
+
+def review_text(review: Review, lang: str = "en") -> str:
+    """Findings, worst first, then the mended arguments as JSON."""
+    count = len(review.findings)
+    lines = [_say("review_none" if not count else "review_found", lang, count=count), ""]
+    for finding in review.findings:
+        found = finding.to_dict(lang)
+        got = "" if finding.got is None else f" = {json.dumps(finding.got, ensure_ascii=False)}"
+        severity = _say(f"severity_{finding.severity}", lang)
+        lines.append(f"{severity}  {finding.field}{got}: {found['text']}")
+        lines.append(f"  -> {found['do']}")
+        if found["reason"]:
+            lines.append("  " + _joined(found["reason"], found["reference"]))
+    lines += ["", json.dumps(review.arguments, indent=2, ensure_ascii=False)]
     return _text(lines)
 
 

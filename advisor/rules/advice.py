@@ -1,8 +1,10 @@
 """The chosen plan, field by field: value, reason, source, counterfactual, options."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from advisor import training_arguments
 from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
@@ -21,6 +23,8 @@ ORDER = (
     "attn_implementation",
 )  # fmt: skip
 """Order of the rows on the page."""
+
+_PLAN_FIELDS = frozenset(f.name for f in dataclasses.fields(TrainingPlan))
 
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     "activation_checkpointing": (True, False),
@@ -93,7 +97,19 @@ def advise(
                 options=_options(facts, plan, name, values[name]),
             )
         )
-    return tuple(result)
+    return (*result, *(set_by_user(n, v) for n, v in pins.items() if is_outside(n)))
+
+
+def is_outside(name: str) -> bool:
+    """Whether a pin is of TrainingArguments alone: no plan holds it."""
+    return name in training_arguments.fields() and name not in _PLAN_FIELDS
+
+
+def set_by_user(name: str, value: Any) -> Advice:
+    """The row of a pin that goes to the arguments as it is."""
+    is_seen = name not in training_arguments.OUTSIDE_THE_PLAN or not value
+    reason = Message(id="why.set") if is_seen else Message(id="why.unseen")
+    return Advice(field=name, value=value, reason=reason, source="user", pinned=True)
 
 
 def _options(facts: Facts, plan: TrainingPlan, name: str, value: Any) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.recommend import Question, SweepCell
 from advisor.recommendation import Advice, Alternative, Conflict, Recommendation
+from advisor.rules.advice import is_outside, set_by_user
 from advisor.speed import TimeEstimate
 from trainer import process, record, runs
 
@@ -192,7 +193,8 @@ def plan_for(question: Question) -> TrainingPlan:
     """A plan that honours the pins the tests use."""
     from advisor.plan import LoraSettings
 
-    pins = dict(question.pins)
+    known = {f.name for f in dataclasses.fields(TrainingPlan)} | {"effective_batch_size"}
+    pins = {k: v for k, v in question.pins.items() if k in known}
     method = "full" if question.method == "auto" else question.method
     effective = pins.pop("effective_batch_size", 64)
     batch = pins.get("per_device_train_batch_size", 1 if method == "full" else 2)
@@ -244,6 +246,7 @@ def advice_of(plan: TrainingPlan, question: Question, memory: MemoryEstimate) ->
                 options=options.get(name, ()),
             )
         )
+    rows += [set_by_user(n, v) for n, v in question.pins.items() if is_outside(n)]
     return tuple(rows)
 
 

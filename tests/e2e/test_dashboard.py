@@ -176,7 +176,7 @@ def test_colours_of_charts_follow_the_mode(open_tab):
     assert not {f for f in fills.values() if re.fullmatch(r"rgb\(0, 0, \d+\)", f)}
 
 
-@pytest.mark.parametrize("path", ["/", "/run", "/runs"])
+@pytest.mark.parametrize("path", ["/", "/arguments", "/run", "/runs"])
 def test_phone_does_not_scroll_sideways(open_tab, path):
     tab = open_tab(path, width=390, height=844)
     if path == "/":
@@ -232,6 +232,56 @@ def test_downloaded_arguments_are_the_command_lines(open_tab, dashboard, tmp_pat
         "advisor", "export", str(tmp_path / "plan.json"), "--format", "hf-json"
     )
     assert json.loads(arguments) == json.loads(exported)
+
+
+OLD_ARGUMENTS = {
+    "evaluation_strategy": "epoch",
+    "warmup_ratio": 0.1,
+    "group_by_length": True,
+    "no_cuda": True,
+    "gradient_checkpointing": True,
+    "fp16": True,
+    "max_steps": 300,
+    "logging_steps": 1,
+}
+
+
+def test_old_arguments_are_opened_set_and_started(open_tab, dashboard):
+    from playwright.sync_api import expect
+
+    tab = open_tab("/arguments")
+    expect(start_button(tab)).to_be_visible(timeout=ANSWER_MS)
+    tab.get_by_role("button", name="Open a file").click()
+    text = tab.get_by_label("Or its text")
+    text.fill(json.dumps(OLD_ARGUMENTS))
+    text.press("Control+Enter")
+    tab.get_by_role("button", name="Check it").click()
+    findings = tab.locator(".st-key-findings")
+    expect(findings).to_contain_text("warmup_steps", timeout=ANSWER_MS)
+    for old in set(OLD_ARGUMENTS) - {"max_steps", "logging_steps"}:
+        expect(findings.get_by_text(old, exact=True).first).to_be_attached()
+    tab.get_by_role("button", name="Fill the form").click()
+    expect(tab).to_have_url(re.compile("pin=warmup_steps"), timeout=ANSWER_MS)
+    search = tab.get_by_placeholder("Name, value, reason or help")
+    search.fill("label_smoothing")
+    search.press("Enter")
+    card = tab.locator(".st-key-argument_card")
+    expect(card.locator("h3")).to_have_text("label_smoothing_factor", timeout=ANSWER_MS)
+    value = card.get_by_label("Value", exact=True)
+    value.fill("0.1")
+    value.press("Enter")
+    expect(card.get_by_role("button", name="Unpin")).to_be_visible(timeout=ANSWER_MS)
+    before = set(dashboard.runs())
+    start_button(tab).click()
+    tab.get_by_role("dialog").get_by_role("button", name="Start", exact=True).click()
+    expect(tab).to_have_url(re.compile(r"/run\?.*run="), timeout=STEP_MS)
+    (run,) = set(dashboard.runs()) - before
+    arguments = json.loads((run.parent / "args.json").read_text(encoding="utf-8"))
+    assert arguments["label_smoothing_factor"] == 0.1
+    assert arguments["train_sampling_strategy"] == "group_by_length"
+    assert arguments["activation_checkpointing"] is True
+    assert arguments["warmup_steps"] == 0.1
+    dashboard.run_command("trainer.runs", "stop", run.parent.name)
 
 
 def launched(tab):
