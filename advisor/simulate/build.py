@@ -9,7 +9,7 @@ from torch import nn
 from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
 from advisor.row_borders import keeps_rows_apart
-from advisor.simulate import flash, liger, quantized
+from advisor.simulate import experts, flash, liger, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import Task, find_task
 
@@ -33,6 +33,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
         raise SimulationError("flash.rows", model_type=config.model_type)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
+    if structure.separate_experts:
+        experts.separate(model)
     if structure.quantization is not None:
         model = _quantised(model, structure)
     if structure.lora is not None:
