@@ -1,5 +1,6 @@
 """The real model class, built on the meta device: quantised layers, adapters, checkpointing."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -175,7 +176,11 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
         use_rslora=lora.use_rslora,
         task_type=TaskType.CAUSAL_LM,
     )
-    with torch.device("meta"), quantized.standing_in():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.device("meta"))
+        stack.enter_context(quantized.standing_in())
+        if structure.separate_experts:
+            stack.enter_context(experts.targets_as_named())
         return get_peft_model(model, config)
 
 

@@ -4,6 +4,8 @@ Read in `modeling_mixtral.py` of transformers 4.45 and 4.57 and in `modeling_qwe
 `modeling_qwen3_moe.py` and `modeling_olmoe.py` of the same time. The router is a linear layer too.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +27,9 @@ class Expert(nn.Module):
         width, hidden = fused.intermediate_dim, fused.hidden_dim
         dtype = fused.down_proj.dtype
         self.names = names
-        for name, size in zip(names, ((hidden, width), (hidden, width), (width, hidden)), strict=True):
+        for name, size in zip(
+            names, ((hidden, width), (hidden, width), (width, hidden)), strict=True
+        ):
             self.add_module(name, nn.Linear(*size, bias=False, dtype=dtype))
         self.act_fn = fused.act_fn
 
@@ -48,9 +52,8 @@ class SparseBlock(nn.Module):
         shape = (experts.hidden_dim, self.num_experts)
         self.gate = nn.Linear(*shape, bias=False, dtype=router.weight.dtype)
         self.experts = nn.ModuleList(Expert(experts, names) for _ in range(self.num_experts))
-        for name in ("shared_expert", "shared_expert_gate"):
-            if hasattr(fused, name):
-                self.add_module(name, getattr(fused, name))
+        self.shared_expert: nn.Module | None = getattr(fused, "shared_expert", None)
+        self.shared_expert_gate: nn.Module | None = getattr(fused, "shared_expert_gate", None)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """What the block returned first; the router's logits beside it died with the layer."""
@@ -72,7 +75,7 @@ class SparseBlock(nn.Module):
             current = hidden_states[None, tokens].reshape(-1, shape[-1])
             current = expert(current) * weights[tokens, which, None]
             final.index_add_(0, tokens, current.to(hidden_states.dtype))
-        if hasattr(self, "shared_expert"):
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
             shared = self.shared_expert(hidden_states)
             final = final + functional.sigmoid(self.shared_expert_gate(hidden_states)) * shared
         return final.reshape(shape)
@@ -86,6 +89,22 @@ def separate(model: nn.Module) -> None:
         if isinstance(getattr(experts, "gate_up_proj", None), nn.Parameter):
             with torch.device("meta"):
                 model.set_submodule(name, SparseBlock(module, names))
+
+
+@contextlib.contextmanager
+def targets_as_named() -> Iterator[None]:
+    """Inside the block, peft leaves LoRA's targets as they are named.
+
+    By the model's type it turns names of separate experts into those of fused parameters.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    original = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_args, **_kwargs: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = original
 
 
 def unquantised_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
