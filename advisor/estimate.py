@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from advisor import data_parallel
+from advisor import data_parallel, saving
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
@@ -99,6 +99,8 @@ class Estimator:
             )
         assumptions += self._software.assumptions(self._model.model_type)
         assumptions += data_parallel.assumptions(plan)
+        if loop == "trainer":
+            assumptions += saving.assumptions(plan)
         asked = Asked(
             profile=profile,
             batch=batch,

@@ -114,10 +114,28 @@ def unquantised_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
     """
     if structure.quantization is None:
         return ()
-    weights = sum(p.numel() for p in model.parameters() if p.dim() == 3)
-    if not weights:
+    if all(p.dim() != 3 for p in model.parameters()):
         return ()
     return (
-        f"{weights / 1e9:,.1f} billion weights of the experts stay unquantised and are cast to "
-        "float32: transformers 5 holds them in fused parameters, which bitsandbytes passes by.",
+        "The experts' weights stay unquantised and are cast to float32: transformers 5 holds them "
+        "in fused parameters, which bitsandbytes passes by.",
+    )
+
+
+def saving_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
+    """Said where a save makes copies on the device: not simulated.
+
+    save_pretrained writes the layout of older checkpoints, an expert's gate and up projection
+    apart: each half is made contiguous, and all of them live until the file is written.
+    """
+    if structure.method != "full" or structure.sharding is not None or structure.evaluates:
+        return ()
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    fused = any(p.dim() == 3 for p in model.parameters())
+    if not fused or not get_model_conversion_mapping(model, add_legacy=False):  # type: ignore[bad-argument-type]
+        return ()
+    return (
+        "A save first splits the experts' fused weights into copies on the device, up to the size "
+        "of these weights: not counted; save_strategy no or an adapter avoids it.",
     )
