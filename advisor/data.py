@@ -59,6 +59,8 @@ class DataDescription:
     notes: tuple[str, ...] = ()
     validation_path: str | None = None
     """File the evaluation rows come from; None: split off."""
+    ends_texts: bool | None = None
+    """Whether the tokenizer has an end-of-text token; None: the model has no tokenizer."""
 
     def longest_batch_tokens(self, max_length: int) -> int:
         """Length of the longest row after cutting at `max_length`: sizes the peak."""
@@ -198,7 +200,8 @@ def describe_data(
     rows = load_rows(path, text_column, validation_path, task)
     file = demo.resolve(str(path), "data")
     other = None if validation_path is None else Path(validation_path).expanduser()
-    lengths, longest, notes = _measure(rows, model)
+    tokenizer = _load_tokenizer(model) if model.has_tokenizer else None
+    lengths, longest, notes = _measure(rows, tokenizer)
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
     kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
@@ -226,23 +229,23 @@ def describe_data(
         fingerprint=_fingerprint(file, other, rows.text_column),
         notes=(*rows.notes, *notes),
         validation_path=None if other is None else str(other),
+        ends_texts=None if tokenizer is None else tokenizer.eos_token_id is not None,
     )
 
 
-def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[str, ...]]:
+def _measure(rows: Rows, tokenizer: Any) -> tuple[list[int], int, tuple[str, ...]]:
     """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
     import numpy as np
 
     parts = (rows.train, rows.evaluation)
     num_bytes = np.concatenate([_byte_lengths(part, rows.text_column) for part in parts])
-    if not model.has_tokenizer:
+    if tokenizer is None:
         lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
         note = (
             f"The model has no tokenizer: lengths are bytes divided by {_BYTES_PER_TOKEN}, "
             "not counted tokens."
         )
         return lengths, max(lengths), (note,)
-    tokenizer = _load_tokenizer(model)
     sample = _draw_sample(num_bytes)
     lengths = _token_lengths(tokenizer, parts, rows.text_column, sample)
     if len(sample) == len(num_bytes):
