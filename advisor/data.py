@@ -5,6 +5,7 @@ that what is counted here is what is trained there.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -200,8 +201,7 @@ def describe_data(
     rows = load_rows(path, text_column, validation_path, task)
     file = demo.resolve(str(path), "data")
     other = None if validation_path is None else Path(validation_path).expanduser()
-    tokenizer = _load_tokenizer(model) if model.has_tokenizer else None
-    lengths, longest, notes = _measure(rows, tokenizer)
+    lengths, longest, notes = _measure(rows, model)
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
     kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
@@ -222,6 +222,7 @@ def describe_data(
         p99_tokens=_quantile(ordered, 0.99),
         max_tokens=longest,
         num_empty_rows=rows.num_empty_rows,
+        ends_texts=_ends_texts(model),
         preview=tuple(
             text[:_PREVIEW_CHARACTERS]
             for text in rows.train[: min(_PREVIEW_ROWS, len(rows.train))][rows.text_column]
@@ -229,23 +230,27 @@ def describe_data(
         fingerprint=_fingerprint(file, other, rows.text_column),
         notes=(*rows.notes, *notes),
         validation_path=None if other is None else str(other),
-        ends_texts=None if tokenizer is None else tokenizer.eos_token_id is not None,
     )
 
 
-def _measure(rows: Rows, tokenizer: Any) -> tuple[list[int], int, tuple[str, ...]]:
+def _ends_texts(model: ModelDescription) -> bool | None:
+    return _load_tokenizer(model).eos_token_id is not None if model.has_tokenizer else None
+
+
+def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[str, ...]]:
     """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
     import numpy as np
 
     parts = (rows.train, rows.evaluation)
     num_bytes = np.concatenate([_byte_lengths(part, rows.text_column) for part in parts])
-    if tokenizer is None:
+    if not model.has_tokenizer:
         lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
         note = (
             f"The model has no tokenizer: lengths are bytes divided by {_BYTES_PER_TOKEN}, "
             "not counted tokens."
         )
         return lengths, max(lengths), (note,)
+    tokenizer = _load_tokenizer(model)
     sample = _draw_sample(num_bytes)
     lengths = _token_lengths(tokenizer, parts, rows.text_column, sample)
     if len(sample) == len(num_bytes):
@@ -299,17 +304,21 @@ def _token_lengths(
 
 
 def _load_tokenizer(model: ModelDescription) -> Any:
+    return _tokenizer_at(model.path, model.fingerprint)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer_at(path: str, _fingerprint: str) -> Any:
+    """The one that was loaded last is kept as long as its files are the same."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            model.path, local_files_only=True, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception
         text = " ".join(str(error).split()).rstrip(".")
         text = text if len(text) <= 300 else f"{text[:297]}..."
         raise InputError(
-            "data.tokenizer", path=model.path, kind=type(error).__name__, reason=text, field="model"
+            "data.tokenizer", path=path, kind=type(error).__name__, reason=text, field="model"
         ) from error
 
 
