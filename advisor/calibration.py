@@ -1,7 +1,7 @@
 """What this machine's own finished runs say of the estimates. Reads run directories.
 
-A run counts for a question of the same kind alone: same device, method, model type, precision and
-padding. Unrelated kinds keep the estimate they had.
+A run counts for a question of the same kind alone: same device, method, model type, precision,
+padding, quantisation and way over several devices. Unrelated kinds keep the estimate they had.
 """
 
 import json
@@ -39,6 +39,10 @@ class Kind:
     padding_free: bool
     activation_checkpointing: bool
     use_liger_kernel: bool
+    weight_bits: int | None
+    """Of quantised weights."""
+    devices: int
+    fsdp: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ NOTHING = Learned()
 
 def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
     """The kind a plan belongs to on a device ("cpu" or the GPU's name)."""
+    quantised = plan.quantization
     return Kind(
         device=device,
         method=plan.method,
@@ -78,6 +83,9 @@ def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
         padding_free=plan.padding_free,
         activation_checkpointing=plan.activation_checkpointing,
         use_liger_kernel=plan.use_liger_kernel,
+        weight_bits=None if quantised is None else 4 if quantised.load_in_4bit else 8,
+        devices=plan.devices,
+        fsdp=plan.is_sharded(),
     )
 
 

@@ -5,6 +5,7 @@ that what is counted here is what is trained there.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -67,6 +68,8 @@ class DataDescription:
     """The classes in the order of their ids."""
     label_rows: tuple[int, ...] = ()
     """Training rows of each."""
+    ends_texts: bool | None = None
+    """Whether the tokenizer has an end-of-text token; None: the model has no tokenizer."""
 
     def longest_batch_tokens(self, max_length: int) -> int:
         """Length of the longest row after cutting at `max_length`: sizes the peak."""
@@ -261,6 +264,7 @@ def describe_data(
         p99_tokens=_quantile(ordered, 0.99),
         max_tokens=longest,
         num_empty_rows=rows.num_empty_rows,
+        ends_texts=_ends_texts(model),
         preview=_preview(rows),
         fingerprint=_fingerprint(file, other, rows),
         notes=(*rows.notes, *notes),
@@ -275,6 +279,10 @@ def _preview(rows: Rows) -> tuple[str, ...]:
     first = rows.train[: min(_PREVIEW_ROWS, len(rows.train))]
     texts = zip(*(first[column] for column in rows.text_columns), strict=True)
     return tuple("\n".join(text[:_PREVIEW_CHARACTERS] for text in row) for row in texts)
+
+
+def _ends_texts(model: ModelDescription) -> bool | None:
+    return _load_tokenizer(model).eos_token_id is not None if model.has_tokenizer else None
 
 
 def _measure(
@@ -361,17 +369,21 @@ class _Counter:
 
 
 def _load_tokenizer(model: ModelDescription) -> Any:
+    return _tokenizer_at(model.path, model.fingerprint)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer_at(path: str, _fingerprint: str) -> Any:
+    """The one that was loaded last is kept as long as its files are the same."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            model.path, local_files_only=True, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception
         text = " ".join(str(error).split()).rstrip(".")
         text = text if len(text) <= 300 else f"{text[:297]}..."
         raise InputError(
-            "data.tokenizer", path=model.path, kind=type(error).__name__, reason=text, field="model"
+            "data.tokenizer", path=path, kind=type(error).__name__, reason=text, field="model"
         ) from error
 
 

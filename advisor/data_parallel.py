@@ -7,7 +7,7 @@ _COMMUNICATORS = (int(1.5 * GIB), GIB // 2)
 """NCCL and torch.distributed beside the allocator: 1 to 2 GiB, growing with the devices; 1.5 GiB
 were measured after the first barrier of two GPUs (stas00, ml-engineering)."""
 
-_SHARDED_RESERVED_ERROR = (0.08, 0.06)
+_SHARDED_RESERVED_ERROR = (0.09, 0.06)
 """Below and above: what tests/benchmarks/measured/fsdp2_public.jsonl shows at most."""
 
 
@@ -30,7 +30,7 @@ def assumptions(plan: TrainingPlan) -> list[str]:
         lines.append(
             f"One of {plan.devices} devices with FSDP2 (accelerate's preparation, real "
             "fully_shard): simulated, checked against public runs of torchtitan: 3 of 7 within "
-            "5 % of what they reserved, all within 9 %."
+            "5 % of what they reserved, all within 10 %; the one that ran out of memory is found."
         )
     else:
         lines.append(

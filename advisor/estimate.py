@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from advisor import data_parallel
+from advisor import data_parallel, saving
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
@@ -27,6 +27,7 @@ from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
+from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import LIMITS, StepCost, TimeEstimate, step_cost
 from advisor.tasks import find_task
@@ -50,6 +51,7 @@ class Estimator:
         store: ProfileStore | None = None,
         on_progress: Progress | None = None,
         runs: Path | None = None,
+        software: Software = INSTALLED,
     ) -> None:
         self._worker = worker
         self._model = model
@@ -59,6 +61,7 @@ class Estimator:
         self._on_progress = on_progress
         self._runs = runs
         """Where this machine's runs are, to learn from them; None learns nothing."""
+        self._software = software
         self._learned: dict[Kind, Learned] = {}
 
     # -- what others ask --------------------------------------------------------------------
@@ -94,7 +97,10 @@ class Estimator:
                 f"{len(lengths)} batches of drawn rows follow the steady step: the cache they "
                 "leave is simulated, never measured."
             )
+        assumptions += self._software.assumptions(self._model.model_type)
         assumptions += data_parallel.assumptions(plan)
+        if loop == "trainer":
+            assumptions += saving.assumptions(plan)
         asked = Asked(
             profile=profile,
             batch=batch,
@@ -260,6 +266,7 @@ class Estimator:
             loop=loop,
             expand_kv=expand_kv,
             selective_checkpointing=selective_checkpointing,
+            software=self._software,
         )
 
     def _evaluation(

@@ -247,6 +247,8 @@ class Advisor:
             data=data,
             task=task,
         )
+        if pins.get("packing") and facts.data is not None and facts.data.ends_texts is False:
+            raise PlanError("plan.packing_end", field="packing")
         estimator = Estimator(
             self._worker,
             model=facts.model,

@@ -16,7 +16,9 @@ from advisor.memory import MemoryEstimate
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Recommendation
+from advisor.simulate import software
 from advisor.simulate.profile import LoopKind
+from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Worker
 from advisor.speed import TimeEstimate
 
@@ -45,6 +47,7 @@ class Spec:
     loop: Loop
     machine: Machine
     data: DataDescription | None = None
+    software: Software = INSTALLED
 
 
 def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
@@ -55,7 +58,9 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
     """
     started = time.perf_counter()
     spec = read_spec(document, worker=worker)
-    estimator = Estimator(worker, model=spec.model, data=spec.data, machine=spec.machine)
+    estimator = Estimator(
+        worker, model=spec.model, data=spec.data, machine=spec.machine, software=spec.software
+    )
     try:
         memory = estimator.memory(
             spec.plan,
@@ -107,6 +112,7 @@ def read_spec(document: Any, *, worker: Worker) -> Spec:
         plan=plan,
         loop=records.decode(Loop, document.get("loop", {}), "loop"),
         machine=_machine(document["machine"]),
+        software=software.read(document.get("software")),
     )
 
 

@@ -1,11 +1,13 @@
 """An allocator that takes whole programs as arrays: compiled.py with the state it goes on from.
 
-Imports numba with compiled.py, so it is imported where something is replayed.
+Imports numba with compiled.py, so it is imported where something is replayed. Where numba is told
+to compile nothing (NUMBA_DISABLE_JIT) the reference allocator runs instead.
 """
 
+import numba
 import numpy as np
 
-from advisor.simulate.allocator import OutOfMemoryError
+from advisor.simulate.allocator import CachingAllocator, OutOfMemoryError
 from advisor.simulate.compiled import (
     ALLOCATED,
     BLOCK,
@@ -61,6 +63,37 @@ def _with_room(state: State, num_blocks: int, num_streams: int) -> State:
     return made
 
 
+def run_reference(
+    allocator: CachingAllocator,
+    events: np.ndarray,
+    sizes: np.ndarray,
+    streams: np.ndarray,
+    ends: np.ndarray,
+    empties: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`ArrayAllocator.run`, one event at a time.
+
+    Raises:
+        OutOfMemoryError: the capacity is exceeded.
+    """
+    wanted, where = sizes.tolist(), streams.tolist()
+    taken, blocks, peaks, start = [0] * len(wanted), {}, [], 0
+    for end, empty in zip(ends.tolist(), empties.tolist(), strict=True):
+        allocator.peak_allocated = allocator.allocated
+        for e in events[start:end].tolist():
+            if e >= 0 and wanted[e]:
+                blocks[e] = allocator.malloc(wanted[e], where[e])
+                taken[e] = blocks[e].size
+            elif -e - 1 in blocks:
+                allocator.free(blocks.pop(-e - 1))
+        if empty:
+            allocator.empty_cache()
+        peaks.append((allocator.peak_allocated, allocator.peak_reserved))
+        start = end
+    found = np.array(peaks, dtype=np.int64).reshape(len(peaks), 2)
+    return found, np.array(taken, dtype=np.int64)
+
+
 def prepare() -> None:
     """Compile, or load what was compiled: seconds once for each install, then 0.1 s a process."""
     one, slot = np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int8)
@@ -77,6 +110,11 @@ class ArrayAllocator:
 
     def __init__(self, capacity_bytes: int | None = None, *, expandable: bool = False) -> None:
         self._state = _new_state(capacity_bytes, expandable)
+        self._reference = (
+            CachingAllocator(capacity_bytes, expandable=expandable)
+            if numba.config.DISABLE_JIT  # type: ignore[missing-attribute]
+            else None
+        )
 
     def run(
         self,
@@ -104,6 +142,8 @@ class ArrayAllocator:
         Raises:
             OutOfMemoryError: the capacity is exceeded.
         """
+        if self._reference is not None:
+            return run_reference(self._reference, events, sizes, streams, ends, empties)
         num_streams = int(streams.max(initial=0)) + 1
         self._state = _with_room(self._state, 2 * len(sizes), num_streams)
         blocks = np.full(len(sizes), NONE, dtype=np.int32)
@@ -124,19 +164,24 @@ class ArrayAllocator:
     @property
     def allocated(self) -> int:
         """Bytes of live blocks."""
-        return int(self._state.counters[ALLOCATED])
+        return self._counter("allocated", ALLOCATED)
 
     @property
     def reserved(self) -> int:
         """Bytes taken from the driver."""
-        return int(self._state.counters[RESERVED])
+        return self._counter("reserved", RESERVED)
 
     @property
     def peak_reserved(self) -> int:
         """Most bytes ever taken from the driver."""
-        return int(self._state.counters[PEAK_RESERVED])
+        return self._counter("peak_reserved", PEAK_RESERVED)
 
     @property
     def num_retries(self) -> int:
         """How often the cache had to be emptied to stay within the capacity."""
-        return int(self._state.counters[RETRIES])
+        return self._counter("num_retries", RETRIES)
+
+    def _counter(self, name: str, place: int) -> int:
+        if self._reference is not None:
+            return getattr(self._reference, name)
+        return int(self._state.counters[place])

@@ -1,5 +1,6 @@
 """The real model class, built on the meta device: quantised layers, adapters, checkpointing."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
 from advisor.row_borders import keeps_rows_apart
-from advisor.simulate import flash, liger, quantized
+from advisor.simulate import experts, flash, liger, quantized
 from advisor.simulate.profile import Structure, with_depth
 from advisor.tasks import Task, find_task
 
@@ -35,6 +36,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
         raise SimulationError("flash.rows", model_type=config.model_type)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
+    if structure.separate_experts:
+        experts.separate(model)
     if structure.quantization is not None:
         model = _quantised(model, structure)
     if structure.lora is not None:
@@ -183,7 +186,11 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
         use_rslora=lora.use_rslora,
         task_type=find_task(structure.task).peft_type,
     )
-    with torch.device("meta"), quantized.standing_in():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.device("meta"))
+        stack.enter_context(quantized.standing_in())
+        if structure.separate_experts:
+            stack.enter_context(experts.targets_as_named())
         return get_peft_model(model, config)
 
 

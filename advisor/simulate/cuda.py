@@ -53,7 +53,8 @@ def semantics(compute_capability: tuple[int, int], sdpa: str = "auto") -> Iterat
 def _softmax(operator: Any) -> Callable[..., Any]:
     """at::softmax fuses half -> float32 for float16 only; bfloat16 gets a float32 copy first.
 
-    Read in SoftMax.cpp (`scalar_type() == Half`); the float16 half is measured (eager T4 rows).
+    Read in source, SoftMax.cpp (`scalar_type() == Half`); the float16 half is measured (eager T4
+    rows).
     """
 
     def kernel(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -166,7 +167,7 @@ def _math(
 ) -> torch.Tensor:
     """_scaled_dot_product_attention_math: the full (length x length) scores.
 
-    Read in attention.cpp.
+    Read in source, attention.cpp.
     """
     if q.shape[-3] != k.shape[-3]:
         groups = q.shape[-3] // k.shape[-3]
@@ -217,6 +218,8 @@ def _without_autocast() -> Any:
 
 
 def _cast_arguments(operator: Any) -> Callable[..., Any]:
+    """AUTOCAST_FLOAT32: 16-bit arguments become float32. Read in source."""
+
     def to_float32(x: Any) -> Any:
         return x.float() if isinstance(x, torch.Tensor) and x.dtype in _HALF else x
 
@@ -229,7 +232,7 @@ def _cast_arguments(operator: Any) -> Callable[..., Any]:
 
 
 def _set_dtype(operator: Any) -> Callable[..., Any]:
-    """fp32_set_opt_dtype: 16-bit input gets dtype=float32 instead of a copy."""
+    """fp32_set_opt_dtype: 16-bit input gets dtype=float32 instead of a copy. Read in source."""
     position = [a.name for a in operator._schema.arguments].index("dtype") - 1
 
     def kernel(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

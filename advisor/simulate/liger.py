@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from advisor.errors import SimulationError
-from advisor.simulate.liger_loss import IGNORED, FusedLinearCrossEntropy
+from advisor.simulate.liger_loss import IGNORED, CrossEntropy, FusedLinearCrossEntropy
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import Recorder
 
@@ -43,6 +43,8 @@ class _Patch:
     """That of the norm after the layers does."""
     packed: bool = False
     """Gate and up projection are one matrix."""
+    fused_loss: bool = True
+    """fused_linear_cross_entropy; else cross_entropy, of the model's own logits."""
 
 
 _AROUND = ("post_attention_layernorm", "post_feedforward_layernorm")
@@ -52,6 +54,7 @@ PATCHES = {
     "gemma": _Patch(),
     "gemma2": _Patch(norms=_GEMMA, overwrites=False, last_overwrites=False),
     "gemma3_text": _Patch(norms=(*_GEMMA, *_HEADS), overwrites=False, last_overwrites=False),
+    "granite": _Patch(fused_loss=False),
     "llama": _Patch(),
     "mistral": _Patch(),
     "olmo2": _Patch(norms=_AROUND, overwrites=False),
@@ -60,7 +63,7 @@ PATCHES = {
     "qwen3": _Patch(norms=("input_layernorm", "post_attention_layernorm", *_HEADS)),
     "smollm3": _Patch(),
 }
-"""Model types whose patch was read; all have rope, gated MLP and fused_linear_cross_entropy on."""
+"""Model types whose patch was read; all have rope, gated MLP and a loss of Liger's on."""
 
 
 def check(structure: Structure) -> None:
@@ -96,14 +99,20 @@ def switched_on(model: Any, recorder: Recorder) -> Iterator[None]:
             _bind_norm(layer.get_submodule(name), recorder, overwrites=patch.overwrites)
         layer.mlp.forward = MethodType(_mlp(recorder, packed=patch.packed), layer.mlp)
     _bind_norm(base.model.norm, recorder, overwrites=patch.last_overwrites)
-    base.forward = MethodType(_causal_lm(recorder), base)
     module: Any = sys.modules[type(base).__module__]
-    original = module.apply_rotary_pos_emb
-    module.apply_rotary_pos_emb = _rope(recorder)
+    replaced: list[tuple[Any, str, Any]] = [(module, "apply_rotary_pos_emb", _rope(recorder))]
+    if patch.fused_loss:
+        base.forward = MethodType(_causal_lm(recorder), base)
+    else:
+        replaced.append((nn.functional, "cross_entropy", _cross_entropy(recorder)))
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     try:
+        for owner, name, ours in replaced:
+            setattr(owner, name, ours)
         yield
     finally:
-        module.apply_rotary_pos_emb = original
+        for owner, name, original in originals:
+            setattr(owner, name, original)
 
 
 def _bind_norm(norm: nn.Module, recorder: Recorder, *, overwrites: bool) -> None:
@@ -131,6 +140,15 @@ def _rope(recorder: Recorder) -> Callable[..., tuple[torch.Tensor, torch.Tensor]
         return _Rope.apply(q, k, cos, sin, recorder)
 
     return apply_rotary_pos_emb
+
+
+def _cross_entropy(recorder: Recorder) -> Callable[..., torch.Tensor]:
+    """liger_cross_entropy as the loss of a causal language model calls it."""
+
+    def cross_entropy(source: torch.Tensor, target: torch.Tensor, **_options: Any) -> torch.Tensor:
+        return CrossEntropy.apply(source, target, recorder)  # type: ignore[return-value]
+
+    return cross_entropy
 
 
 def _causal_lm(recorder: Recorder) -> Callable[..., Any]:

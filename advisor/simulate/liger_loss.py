@@ -1,7 +1,7 @@
-"""Liger's fused linear cross entropy on fake tensors: the loss of hidden states, without logits.
+"""Liger's losses on fake tensors: of hidden states without logits, and of logits in place.
 
-Read in liger-kernel 0.8.5 (`ops/fused_linear_cross_entropy.py`; `transformers/model/loss_utils.py`
-calls it without an accumulation dtype). Never measured.
+Read in liger-kernel 0.8.5 (`ops/fused_linear_cross_entropy.py`, `ops/cross_entropy.py`;
+`transformers/model/loss_utils.py` calls the first without an accumulation dtype). Never measured.
 """
 
 from typing import Any
@@ -55,6 +55,33 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             if tensor is not None:
                 ctx.recorder.launched((tensor,), (tensor,))
         return of_input, of_weight, None, None
+
+
+class CrossEntropy(torch.autograd.Function):
+    """LigerCrossEntropyFunction: the gradient overwrites the logits, (tokens, vocabulary)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, logits: torch.Tensor, target: torch.Tensor, recorder: Recorder
+    ) -> torch.Tensor:
+        """See the class."""
+        losses = torch.zeros(logits.shape[0], dtype=logits.dtype)
+        counted = target != IGNORED
+        counted.sum()
+        (target * counted).max()
+        (target * counted).min()
+        recorder.launched((logits,), (logits,))
+        ctx.save_for_backward(logits.detach())
+        ctx.recorder = recorder
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """What the forward made, scaled in place."""
+        (logits,) = ctx.saved_tensors
+        torch.eq(gradient, torch.ones_like(gradient)).all()
+        ctx.recorder.launched((logits,), (logits,))
+        return logits, None, None
 
 
 class _Chunks:

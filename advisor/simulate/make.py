@@ -106,6 +106,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         raise SimulationError("make.lacks", names=gone)
     from advisor.simulate import fit, optimizers
     from advisor.simulate.build import attention_note, build_on_meta, context_of, why_in_full
+    from advisor.simulate.experts import saving_note, unquantised_note
     from advisor.simulate.step import record
 
     _settle()
@@ -116,7 +117,11 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     depth = structure.depth()
     model = build_on_meta(plain, depth or 1)
     in_full, context = why_in_full(model, depth), context_of(model)
-    notes = dict.fromkeys(attention_note(model, structure))
+    notes = dict.fromkeys(
+        note
+        for noted in (attention_note, unquantised_note, saving_note)
+        for note in noted(model, structure)
+    )
     if in_full is not None:
         notes[f"All layers were traced: {in_full}."] = None
     del model

@@ -23,6 +23,7 @@ import numpy as np
 from advisor import records
 from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
+from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
 
 FORMAT = 21
@@ -102,6 +103,8 @@ class Structure:
     """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
     use_liger_kernel: bool = False
     """Liger's operators in the model's place, in the evaluation as well."""
+    separate_experts: bool = False
+    """Every expert is built of linear layers, as transformers did before 5.0."""
     evaluates: bool = False
     """Batches of Trainer.evaluate instead of steps."""
 
@@ -163,6 +166,7 @@ def structure_of(
     loop: LoopKind = "trainer",
     expand_kv: bool = False,
     selective_checkpointing: bool = False,
+    software: Software = INSTALLED,
 ) -> Structure:
     """The structure of a plan on a card of this compute capability; None is a CPU."""
     return Structure(
@@ -194,6 +198,7 @@ def structure_of(
         sharding=_sharding(plan),
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
         use_liger_kernel=plan.use_liger_kernel,
+        separate_experts=software.separates_experts(str(config.get("model_type"))),
     )
 
 

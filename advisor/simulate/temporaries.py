@@ -93,8 +93,8 @@ def index_put_accumulate(indices: int) -> list[int]:
 def warm_up(elements: int, bits: int, others: int) -> list[int]:
     """The block that caching_allocator_warmup takes before a quantised model is loaded.
 
-    In transformers 5.23, modeling_utils.py: `bits` for each quantised weight, `others` bytes for
-    what stays as it is, in whole float16 elements.
+    Read in source, transformers 5.23, modeling_utils.py: `bits` for each quantised weight, `others`
+    bytes for what stays as it is, in whole float16 elements.
     """
     return [int((elements * bits / 8 + others) // 2) * 2]
 
@@ -105,7 +105,8 @@ def liger_chunk(
     """Rows, `row_bytes` each, of pass `number` of Liger's fused linear cross entropy.
 
     The power of two tokens whose logits take about what the hidden states of all tokens do; the
-    last pass has what is left. Read in liger-kernel 0.8.5, ops/fused_linear_cross_entropy.py.
+    last pass has what is left. Read in source, liger-kernel 0.8.5,
+    ops/fused_linear_cross_entropy.py.
     """
     wanted = -(-tokens // -(-vocabulary // hidden))
     rows = min(1 << (wanted - 1).bit_length(), tokens)

@@ -11,7 +11,7 @@ from advisor.calibration import NOTHING, kind_of, learn
 from advisor.hardware.machine import Gpu, Machine
 from advisor.memory import MemoryEstimate
 from advisor.model import ModelDescription
-from advisor.plan import TrainingPlan
+from advisor.plan import LoraSettings, Quantization, TrainingPlan
 from advisor.recommendation import Recommendation
 from advisor.units import GIB
 
@@ -79,11 +79,23 @@ def test_a_finished_run_teaches_its_kind(tmp_path):
         kind_of(PLAN.replace(activation_checkpointing=True), "cpu", "llama"),
         kind_of(PLAN.replace(bf16=True), "cpu", "llama"),
         kind_of(PLAN.replace(attention_mask=True), "cpu", "llama"),
+        kind_of(PLAN.replace(devices=2), "cpu", "llama"),
     ],
 )
 def test_an_unrelated_kind_is_never_changed(tmp_path, other):
     write_run(tmp_path, "a")
     assert learn(tmp_path, other) == NOTHING
+
+
+def test_bits_and_shards_are_kinds_of_their_own():
+    lora = LoraSettings(r=4)
+    four, eight = (
+        TrainingPlan(method="qlora", lora=lora, quantization=Quantization(**{bits: True}))
+        for bits in ("load_in_4bit", "load_in_8bit")
+    )
+    shards = TrainingPlan(devices=2, fsdp=True)
+    plans = (four, eight, shards, shards.replace(fsdp=False), TrainingPlan())
+    assert len({kind_of(plan, "Tesla T4", "llama") for plan in plans}) == len(plans)
 
 
 @given(applied=st.floats(0.6, 1.8))

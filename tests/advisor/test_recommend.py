@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import shutil
 import signal
 
 import pytest
 
 from advisor import demo
-from advisor.errors import InputError, UnknownNameError, WorkerError
+from advisor.errors import InputError, PlanError, UnknownNameError, WorkerError
 from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
 
@@ -163,3 +164,18 @@ def test_worker_that_does_not_answer_is_ended_and_said_so(advisor, answer):
             "describe_model", {"path": "demo", "task": "causal-lm"}, timeout_seconds=0.1
         )
     assert silent.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_packing_without_an_end_of_text_is_refused_by_the_plan(advisor, answer, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(demo.resolve("demo", "model"), model)
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (model / file).exists():
+            known = json.loads((model / file).read_text("utf-8"))
+            known.pop("eos_token", None)
+            (model / file).write_text(json.dumps(known), "utf-8")
+    assert answer.data.ends_texts is True
+    with pytest.raises(PlanError, match="end-of-text") as refused:
+        ask(advisor, model=str(model), pins={"packing": True})
+    assert refused.value.field == "packing"
+    assert ask(advisor, model=str(model)).data.ends_texts is False

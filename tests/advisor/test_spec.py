@@ -88,3 +88,19 @@ def test_the_step_that_is_timed_is_the_one_whose_memory_is_told(worker):
     assert expanded["allocated_bytes"] < plain["allocated_bytes"]
     assert expanded["step_seconds"] < 0.7 * plain["step_seconds"]
     assert any("Time: limited by" in said for said in expanded["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"save_strategy": "epoch"}, "nothing more on the device"),
+        ({"save_strategy": "epoch", "devices": 4, "fsdp": True}, "one whole tensor at a time"),
+        ({"save_strategy": "no"}, None),
+    ],
+)
+def test_what_a_save_takes_is_said(changes, said):
+    from advisor import saving
+    from advisor.plan import TrainingPlan
+
+    found = saving.assumptions(TrainingPlan(**changes))
+    assert (said is None and not found) or said in found[0]

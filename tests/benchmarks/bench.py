@@ -39,7 +39,7 @@ NOTE = (
 TIME_NOTE = (
     "The constants of the time model were fitted on 126 public rows of A100, T4, L40S, B200 and "
     "H100 runs, most of these among them: these errors are not held-out ones. Each row is answered "
-    "as today's libraries run it."
+    "as today's libraries run it, but for the layout of experts where it states older software."
 )
 
 

@@ -1,5 +1,9 @@
+import functools
 import itertools
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from advisor.simulate.allocator import (
     OutOfMemoryError,
     block_bytes,
 )
-from advisor.simulate.arrays import ArrayAllocator
+from advisor.simulate.arrays import ArrayAllocator, run_reference
 from advisor.units import MIB
 
 
@@ -121,27 +125,22 @@ def random_events(rng, num):
     return events, alive, sizes, [rng.randrange(3) for _ in range(num)]
 
 
-def by_reference(allocator, runs, stretch):
-    """What ArrayAllocator.run does, one event at a time; the message where memory runs out."""
+def run_all(run, runs, stretch):
+    """What the runs say, and the message where memory runs out."""
     found = []
-    for events, sizes, streams, empties in runs:
-        taken, blocks = [0] * len(sizes), {}
-        for end, empty in enumerate(empties, start=1):
-            allocator.peak_allocated = allocator.allocated
-            for e in events[(end - 1) * stretch : end * stretch]:
-                if e < 0:
-                    if -e - 1 in blocks:
-                        allocator.free(blocks.pop(-e - 1))
-                elif sizes[e]:
-                    try:
-                        blocks[e] = allocator.malloc(sizes[e], streams[e])
-                    except OutOfMemoryError as error:
-                        return found, str(error)
-                    taken[e] = blocks[e].size
-            if empty:
-                allocator.empty_cache()
-            found.append((allocator.peak_allocated, allocator.peak_reserved))
-        found.append(taken)
+    for codes, sizes, streams, empties in runs:
+        ends = [min((i + 1) * stretch, len(codes)) for i in range(len(empties))]
+        try:
+            peaks, taken = run(
+                np.array(codes, dtype=np.int64),
+                np.array(sizes, dtype=np.int64),
+                np.array(streams, dtype=np.int8),
+                np.array(ends, dtype=np.int64),
+                np.array(empties, dtype=np.bool_),
+            )
+        except OutOfMemoryError as error:
+            return found, str(error)
+        found += [*map(tuple, peaks.tolist()), taken.tolist()]
     return found, None
 
 
@@ -163,23 +162,29 @@ def test_arrays_do_what_the_reference_does(expandable, rng, num, capacity, stret
         stretches = -(-len(codes) // stretch)
         runs.append((codes, sizes, streams, [bool(i % 8 == empties) for i in range(stretches)]))
     reference = CachingAllocator(capacity, expandable=expandable)
-    expected, message = by_reference(reference, runs, stretch)
-    allocator, found = ArrayAllocator(capacity, expandable=expandable), []
-    try:
-        for codes, _, _, empty in runs:
-            ends = [min((i + 1) * stretch, len(codes)) for i in range(len(empty))]
-            peaks, taken = allocator.run(
-                np.array(codes, dtype=np.int64),
-                np.array(sizes, dtype=np.int64),
-                np.array(streams, dtype=np.int8),
-                np.array(ends, dtype=np.int64),
-                np.array(empty, dtype=np.bool_),
-            )
-            found += [*map(tuple, peaks.tolist()), taken.tolist()]
-        refused = None
-    except OutOfMemoryError as error:
-        refused = str(error)
-    assert refused == message
-    assert message is not None or found == expected
+    expected = run_all(functools.partial(run_reference, reference), runs, stretch)
+    allocator = ArrayAllocator(capacity, expandable=expandable)
+    assert run_all(allocator.run, runs, stretch) == expected
     counters = ("allocated", "reserved", "peak_reserved", "num_retries")
     assert [getattr(allocator, c) for c in counters] == [getattr(reference, c) for c in counters]
+
+
+def test_where_numba_may_not_compile_the_reference_runs():
+    program = (
+        "import numpy as np; from advisor.simulate.arrays import ArrayAllocator;"
+        "a = ArrayAllocator(); one = np.ones(1, dtype=np.int64);"
+        "print(a.run(one - 1, 3000 * one, np.zeros(1, np.int8), one, np.zeros(1, np.bool_)),"
+        " a.reserved, a.num_retries)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"NUMBA_DISABLE_JIT": disabled},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for disabled in ("0", "1")
+    ]
+    assert said[0] == said[1]
+    assert "3072" in said[0]

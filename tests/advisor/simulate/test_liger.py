@@ -131,6 +131,29 @@ def test_autocast_copies_the_chunk_each_time_and_a_trained_weight_twice():
     ]  # fmt: skip
 
 
+def test_the_loss_of_logits_makes_its_gradient_in_them():
+    """Granite scales its logits, so that they are there: no log-probabilities beside them."""
+    import torch
+
+    from advisor.simulate.liger_loss import CrossEntropy
+
+    def run(recorder, *tensors):
+        if recorder is None:
+            logits = torch.empty(192, 512, requires_grad=True)
+            return logits, torch.zeros(192, dtype=torch.long)
+        loss = CrossEntropy.apply(*tensors, recorder)
+        return torch.autograd.grad(loss, tensors[0])
+
+    assert max(births_of(run)) == 192 * 8  # of the labels
+    logits = 2 * 96 * 512 * 4
+    made = [a.num_bytes for a in record(structure_of(model_type="granite")).allocations]
+    without = structure_of(model_type="granite", use_liger_kernel=False)
+    usual = [a.num_bytes for a in record(without).allocations]
+    assert made.count(logits) == 2  # the float32 copy of each of two steps
+    # else beside it the log-probabilities, and the gradients of both
+    assert usual.count(logits) == 4 * made.count(logits)
+
+
 @pytest.mark.parametrize("overwrites", [True, False])
 def test_a_norm_keeps_a_number_a_row_and_may_overwrite_the_gradient(overwrites):
     import torch
@@ -194,7 +217,10 @@ def test_at_an_unseen_shape_the_profile_is_the_trace(values, depth):
 
 @pytest.mark.parametrize(
     "model_type",
-    ["gemma", "gemma2", "gemma3_text", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"],
+    [
+        *("gemma", "gemma2", "gemma3_text", "granite", "mistral", "olmo2", "phi3", "qwen2"),
+        *("qwen3", "smollm3"),
+    ],
 )
 def test_every_model_type_that_was_read_takes_less(model_type):
     attention = "eager" if model_type == "gemma2" else "sdpa"
@@ -226,11 +252,13 @@ def test_the_answer_names_the_version_that_was_read():
 
 
 def test_the_module_is_as_it_was_afterwards():
+    import torch
     from transformers.models.llama import modeling_llama
 
-    before = modeling_llama.apply_rotary_pos_emb
+    before = modeling_llama.apply_rotary_pos_emb, torch.nn.functional.cross_entropy
     record(structure_of())
-    assert modeling_llama.apply_rotary_pos_emb is before
+    record(structure_of(model_type="granite"))
+    assert (modeling_llama.apply_rotary_pos_emb, torch.nn.functional.cross_entropy) == before
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,9 @@ def public_rows():
 @pytest.mark.parametrize("row", public_rows(), ids=lambda r: r["id"])
 def test_public_rows_are_within_the_bar(worker, row):
     found = answer(row, worker=worker)
+    if row["measured"].get("verdict") == "oom":
+        assert found["verdict"] == "does_not_fit"
+        return
     bar = 0.10 if "misses" in row["notes"] else 0.05  # by how much and why stands there
     assert found["reserved_bytes"] == pytest.approx(row["measured"]["reserved_bytes"], rel=bar)
     assert any("checked against public runs" in line for line in found["assumptions"])
