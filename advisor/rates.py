@@ -7,6 +7,7 @@ guesses were the priors; tile efficiencies and the fills of a kernel were not fi
 
 from dataclasses import dataclass
 
+from advisor.cpu_time import CpuTables
 from advisor.hardware.machine import Gpu
 from advisor.units import MIB
 
@@ -42,6 +43,8 @@ class Rates:
     """Multiprocessors, over which matmuls are spread in whole waves of tiles; None: a CPU."""
     cache_bytes: float = 0
     """Last-level cache of a GPU."""
+    tables: CpuTables | None = None
+    """Of a CPU that was calibrated: what each operator costs, in place of the rates above."""
 
 
 _SUSTAINED = {"A100": 0.82, "L40S": 0.73, "B200": 0.73, "H100": 0.63, "T4": 0.42}
@@ -57,7 +60,7 @@ _HOST_FACTOR = {"T4": 1.9}
 _ERROR = {"A100": 0.15, "L40S": 0.2, "B200": 0.2, "H100": 0.25, "T4": 0.25}
 """Half widths that hold nine of ten public rows of a card; the H100's are sharded runs alone."""
 _UNKNOWN_ERROR, _LAUNCH_ERROR = 0.4, 0.5
-_HOST_SECONDS = {
+HOST_SECONDS = {
     "forward": 16.6e-6,
     "backward": 10.4e-6,
     "optimizer": 10.4e-6,
@@ -97,7 +100,7 @@ def gpu_rates(gpu: Gpu) -> Rates | None:
         attention_forward=(forward * peak, forward * sheet["float32"]),
         attention_backward=(backward * peak, backward * sheet["float32"]),
         seconds_per_kernel=2.5e-6,
-        host_seconds={name: slower * seconds for name, seconds in _HOST_SECONDS.items()},
+        host_seconds={name: slower * seconds for name, seconds in HOST_SECONDS.items()},
         overlaps=True,
         relative_error=_ERROR.get(known, _UNKNOWN_ERROR),
         launch_error=_LAUNCH_ERROR,
@@ -141,4 +144,23 @@ def cpu_rates(
         relative_error=0.45,  # the demo's run: 99 s of 71
         launch_error=0.6,
         assumption="Time: matmul, memory and operator rates measured on this CPU.",
+    )
+
+
+def calibrated_rates(tables: CpuTables) -> Rates:
+    """Rates of a CPU whose operators were measured inside real steps."""
+    host = {"optimizer": 0.0, "tensor": 0.0, **tables.host_seconds}
+    return Rates(
+        flops_per_second_half=1.0,  # the tables answer
+        flops_per_second_single=1.0,
+        bytes_per_second=1.0,
+        attention_forward=(1.0, 1.0),
+        attention_backward=(1.0, 1.0),
+        seconds_per_kernel=0.0,
+        host_seconds=host,
+        overlaps=False,
+        relative_error=0.2,
+        launch_error=0.3,
+        assumption="Time: every operator's cost was measured on this CPU.",
+        tables=tables,
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from advisor.cpu_time import cpu_seconds
 from advisor.device_time import device_seconds
 from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
@@ -70,7 +71,10 @@ def step_cost(
     """
     k = profile.kernels
     layers = depth - profile.traced_depth
-    computing, moving = device_seconds(k, rates, batch, length, layers)
+    if rates.tables is None:
+        computing, moving = device_seconds(k, rates, batch, length, layers)
+    else:
+        computing, moving = cpu_seconds(k, rates.tables, batch, length, layers)
     launches = k.num_launches + k.per_layer[:, 0] * layers
     device = np.maximum(computing, moving) + launches * rates.seconds_per_kernel
     host = _host_seconds(k, rates, launches, layers)

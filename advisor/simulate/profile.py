@@ -25,7 +25,7 @@ from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantizatio
 from advisor.simulate import temporaries
 from advisor.versions import installed
 
-FORMAT = 20
+FORMAT = 21
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -315,6 +315,8 @@ class Kernels:
     """(r,): rows that have a shape: matmuls and attention."""
     dims: np.ndarray
     """(r, 4, 6) coefficients of costs.dims_of."""
+    operator: np.ndarray
+    """Names, as text."""
     num_trained: np.ndarray
     """(2,): parameter tensors that the optimizer updates, and their growth with each layer."""
 
