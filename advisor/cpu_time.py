@@ -53,6 +53,11 @@ class CpuTables:
     foreign: float
     """Processors that other programs used meanwhile, mean."""
 
+    def matmul_flops_per_second(self, dtype: str) -> float | None:
+        """Of a matmul so large that nothing but its work counts; None is unknown."""
+        found = self.matmul.get(dtype)
+        return 2 / found.rates[1] if found is not None and found.rates[1] else None
+
 
 # -- from measurements --------------------------------------------------------------------------
 
@@ -134,9 +139,7 @@ def fit_attention(rows: Iterable[Observed]) -> dict[str, list[float]]:
 def _attention_features(dims: np.ndarray, flops: np.ndarray) -> np.ndarray:
     """Columns: calls, FLOPs, scores, numbers of the queries."""
     heads, queries, keys, width = dims.T
-    return np.stack(
-        [np.ones(len(dims)), flops, heads * queries * keys, heads * queries * width], 1
-    )
+    return np.stack([np.ones(len(dims)), flops, heads * queries * keys, heads * queries * width], 1)
 
 
 def _not_negative(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

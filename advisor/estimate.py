@@ -17,12 +17,12 @@ from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.measurements import measured
+from advisor.measurements import calibration, measured
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
 from advisor.plan import TrainingPlan
-from advisor.rates import Rates, cpu_rates, gpu_rates
+from advisor.rates import Rates, calibrated_rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
@@ -321,6 +321,9 @@ class Estimator:
             return gpu_rates(gpu)
         if self._machine.source != "probe":
             return None
+        calibrated = calibration()
+        if calibrated is not None:
+            return calibrated_rates(calibrated.tables)
         measured = self._cpu
         return cpu_rates(
             measured["flops_per_second"],

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,16 +156,23 @@ def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> d
 
 
 def _stored() -> Calibration | None:
+    path = _path()
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _stamp: int) -> Calibration | None:
     try:
-        return records.decode(Calibration, json.loads(_path().read_text()), "calibration")
+        return records.decode(Calibration, json.loads(path.read_text()), "calibration")
     except (OSError, ValueError, InputError):
-        return None
+        return None  # damaged, or of another version: as if never made
 
 
 def _path() -> Path:
     return cache_dir() / f"calibration-{_CALIBRATION_REVISION}.json"
 
 
+@cache
 def _made_for() -> tuple[str, ...]:
     affinity = getattr(psutil.Process(), "cpu_affinity", None)
     cores = len(affinity()) if affinity else psutil.cpu_count() or 1

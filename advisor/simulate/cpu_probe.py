@@ -12,7 +12,6 @@ work from a real Trainer.
 
 import json
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from advisor.cpu_time import fit_attention, fit_matmul, tabulate
-from advisor.rates import HOST_SECONDS
 from advisor.hardware.load import Foreign
 from advisor.plan import LoraSettings, TrainingPlan
+from advisor.rates import HOST_SECONDS
 from advisor.simulate.profile import KINDS, PHASES, Structure, structure_of
 
 REPEATS = 3
@@ -133,7 +132,9 @@ def measure(progress: Callable[[str, dict[str, Any]], None]) -> dict[str, Any]:
     }
 
 
-def _structure(config: dict[str, Any], batch: int, length: int, values: dict[str, Any]) -> Structure:
+def _structure(
+    config: dict[str, Any], batch: int, length: int, values: dict[str, Any]
+) -> Structure:
     plan = TrainingPlan(
         use_cpu=True, per_device_train_batch_size=batch, max_length=length, **values
     )
@@ -203,7 +204,8 @@ def _host() -> dict[str, float]:
     weight, left = (np.array(pair) for pair in zip(shallow, deep, strict=True))
     factor = max((left[1] - left[0]) / (weight[1] - weight[0]), 0.0)
     scaled = {name: factor * HOST_SECONDS[name] for name in ("forward", "backward", "view")}
-    return scaled | {"step": max(left[0] - factor * weight[0], 0.0)}
+    scaled = {name: float(value) for name, value in scaled.items()}
+    return scaled | {"step": float(max(left[0] - factor * weight[0], 0.0))}
 
 
 def _around_operators(layers: int) -> tuple[float, float]:
@@ -233,7 +235,7 @@ def trainer_step(
     class Clock(transformers.TrainerCallback):
         times: list[float]
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, *_: Any, **__: Any) -> None:
             self.times.append(time.perf_counter())
 
     settings = dict(config)
@@ -269,7 +271,8 @@ def main() -> None:
     """Measure, and print what was found."""
 
     def say(message: dict[str, Any]) -> None:
-        print(json.dumps(message), flush=True)
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
 
     say({"result": measure(lambda name, values: say({"progress": [name, values]}))})
 

@@ -9,17 +9,17 @@ round is not begun while other programs use the processors. Nothing is fitted to
 import argparse
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tables
 
+from advisor import measurements
 from advisor.estimate import Estimator
+from advisor.hardware.load import Foreign
 from advisor.hardware.probe import probe_machine
 from advisor.model import ModelDescription
 from advisor.plan import LoraSettings, TrainingPlan
@@ -126,9 +126,9 @@ def measure(name: str) -> float:
         raise RuntimeError(f"{name}: the job's process ended without an answer") from None
     finally:
         child.join()
-    if isinstance(found, str):
-        raise RuntimeError(f"{name}: {found}")
-    return found
+    if "error" in found:
+        raise RuntimeError(f"{name}: {found['error']}")
+    return found["step_seconds"]
 
 
 def _train(name: str, answer: Any) -> None:
@@ -142,9 +142,9 @@ def _train(name: str, answer: Any) -> None:
     try:
         found = real.measure({"model": {"config": config}, "plan": values}, "cpu")
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-        answer.send(f"{type(error).__name__}: {error}")
+        answer.send({"error": f"{type(error).__name__}: {error}"})
     else:
-        answer.send(found["step_seconds"])
+        answer.send(found)
 
 
 def report(keep: Path | None = None, rounds: int = ROUNDS) -> str:
@@ -159,7 +159,8 @@ def report(keep: Path | None = None, rounds: int = ROUNDS) -> str:
         worker = Worker()
         try:
             machine = probe_machine()
-            calibrated(machine, worker)
+            if measurements.calibration() is None:
+                measurements.calibrate()
             known = {"predicted": predict(worker, machine), "measured": {name: [] for name in JOBS}}
         finally:
             worker.close()
@@ -178,7 +179,10 @@ def table(
     predicted: dict[str, tuple[float, tuple[float, float]]], measured: dict[str, list[float]]
 ) -> str:
     """Markdown: a job a row, and the errors' median and p90 below."""
-    lines = ["| job on this CPU | predicted | measured | error | in range |", "|---|---|---|---|---|"]
+    lines = [
+        "| job on this CPU | predicted | measured | error | in range |",
+        "|---|---|---|---|---|",
+    ]
     errors, held = [], 0
     for name, times in measured.items():
         expected, (low, high) = predicted[name]
@@ -193,9 +197,24 @@ def table(
         lines.append("| " + " | ".join(cells) + " |")
     if errors:
         sizes = sorted(map(abs, errors))
-        said = f"median **{statistics.median(sizes):.1f} %**, p90 {tables.percentile(sizes, 90):.1f} %"
+        said = (
+            f"median **{statistics.median(sizes):.1f} %**, p90 {tables.percentile(sizes, 90):.1f} %"
+        )
         lines.append(f"| {len(errors)} jobs | | | {said} | {held} of {len(errors)} |")
     return "\n".join(lines)
+
+
+def wait_until_quiet(most_seconds: float = 60) -> None:
+    """Until other programs leave the processors alone, or say that they do not."""
+    end = time.monotonic() + most_seconds
+    while True:
+        foreign = Foreign()
+        time.sleep(1)
+        if foreign.processors() < measurements.BUSY:
+            return
+        if time.monotonic() > end:
+            print("cpu_jobs: other programs run; what is measured may be too long", file=sys.stderr)
+            return
 
 
 def _readable(seconds: float) -> str:
