@@ -12,6 +12,7 @@ work from a real Trainer.
 
 import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable
