@@ -7,6 +7,7 @@ processor (cpu_probe.py) has a process of its own, which can be ended.
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -116,10 +117,11 @@ def _busy(processors: float, programs: tuple[Any, ...]) -> InputError:
 
 
 def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    said = tempfile.TemporaryFile("w+")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "advisor.simulate.cpu_probe"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=said,
         text=True,
     )
     ended = threading.Event()
@@ -133,7 +135,6 @@ def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> d
 
     threading.Thread(target=watch, daemon=True).start()
     assert process.stdout is not None
-    assert process.stderr is not None
     found: dict[str, Any] | None = None
     try:
         for line in process.stdout:
@@ -141,17 +142,18 @@ def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> d
             found = message.get("result", found)
             if "progress" in message and on_progress is not None:
                 on_progress(*message["progress"])
-        said = process.stderr.read().strip().splitlines()
+        said.seek(0)
+        reason = (said.read().strip().splitlines() or ["?"])[-1]
     finally:
         ended.set()
         process.kill()
         process.wait()
         process.stdout.close()
-        process.stderr.close()
+        said.close()
     if cancelled():
         raise WorkerError("worker.cancelled")
     if found is None:
-        raise WorkerError("measurements.failed", reason=said[-1] if said else "?")
+        raise WorkerError("measurements.failed", reason=reason)
     return found
 
 

@@ -5,7 +5,7 @@ Holds the worker process and caches what it described.
 
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,13 @@ class Advisor:
         """End the worker."""
         self._worker.close()
 
+    def cancel(self) -> None:
+        """Give up the answer that is being worked out: `recommend` raises WorkerError.
+
+        The next question starts a new worker. Safe from any thread.
+        """
+        self._worker.cancel()
+
     def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
         """This machine (probed once, and again with `refresh`), or one of the catalogue.
 
@@ -137,12 +144,22 @@ class Advisor:
         return self._described[key]
 
     def recommend(
-        self, question: Question, *, on_progress: Progress | None = None
+        self,
+        question: Question,
+        *,
+        on_progress: Progress | None = None,
+        on_first: Callable[[Recommendation], None] | None = None,
     ) -> Recommendation:
         """The answer.
 
+        Args:
+            question: what is asked.
+            on_progress: told what is being done.
+            on_first: given the plan as soon as it is known, before the plans beside it are.
+
         Raises:
             InputError: something in the question cannot be used.
+            WorkerError: the worker failed, or `cancel` was called.
         """
         with self._lock:
             facts, estimator, pins = self._prepare(question, on_progress)
@@ -151,20 +168,26 @@ class Advisor:
             best = search.best(methods, question.goal)
             held = pins if question.method == "auto" else {"method": question.method, **pins}
             conflicts = () if best else find_conflicts(facts, estimator, held)
-            others = _neighbours(search, best) if best else {}
-            return Recommendation(
-                plan=best.plan if best else None,
-                advice=advise(search.facts, best.plan, held, others) if best else (),
-                memory=best.memory if best else search.least(),
-                time=best.time if best else None,
-                alternatives=_alternatives(search, best) if best else (),
-                conflicts=conflicts,
-                machine=facts.machine,
-                model=facts.model,
-                data=facts.data,
-                versions=_versions(),
-                timeline=_timeline(estimator, best),
-            )
+            timeline = _timeline(estimator, best)
+
+            def answer(others: Mapping[str, MemoryEstimate | None]) -> Recommendation:
+                return Recommendation(
+                    plan=best.plan if best else None,
+                    advice=advise(search.facts, best.plan, held, others) if best else (),
+                    memory=best.memory if best else search.least(),
+                    time=best.time if best else None,
+                    alternatives=_alternatives(search, best) if best else (),
+                    conflicts=conflicts,
+                    machine=facts.machine,
+                    model=facts.model,
+                    data=facts.data,
+                    versions=_versions(),
+                    timeline=timeline,
+                )
+
+            if best is not None and on_first is not None:
+                on_first(answer({}))
+            return answer(_neighbours(search, best) if best else {})
 
     def sweep(self, question: Question, plan: TrainingPlan) -> tuple[SweepCell, ...]:
         """Memory and speed of the plan at other micro-batches and lengths.
@@ -182,6 +205,7 @@ class Advisor:
     def _prepare(
         self, question: Question, on_progress: Progress | None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
+        self._worker.resume()
         task = find_trainable_task(question.task or DEFAULT_TASK).slug
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)

@@ -5,10 +5,12 @@ The advisor runs in its own thread so that a page can show progress while it wai
 """
 
 import functools
+import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from advisor import measurements
 from advisor.hardware.machine import Machine
 from advisor.plan import TrainingPlan
 from advisor.recommend import Advisor, Question
@@ -17,6 +19,8 @@ from advisor.recommendation import Recommendation
 T = TypeVar("T")
 Progress = tuple[str, dict[str, Any]]
 POLL_SECONDS = 0.1
+_MOST_ASKED = 32
+"""Answers that are worked on or wait to be fetched; of more, the oldest are dropped."""
 
 
 @functools.cache
@@ -30,8 +34,15 @@ def _thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
 
 
-def recommend(question: Question, show: Callable[[Progress | None], None]) -> Recommendation:
-    """The answer to `question`.
+@functools.cache
+def _asked() -> "dict[str, Future[Recommendation]]":
+    return {}
+
+
+def recommend(
+    question: Question, show: Callable[[Progress | None], None]
+) -> tuple[Recommendation, bool]:
+    """The answer to `question`, and whether it is whole; `rest` has the whole one later.
 
     Args:
         question: what is asked.
@@ -41,10 +52,61 @@ def recommend(question: Question, show: Callable[[Progress | None], None]) -> Re
         AdvisorError: the question has no answer; the sentence says why.
     """
     latest: list[Progress] = []
+    first: queue.SimpleQueue[Recommendation | None] = queue.SimpleQueue()
     future = _thread().submit(
         advisor().recommend,
         question,
         on_progress=lambda name, params: latest.append((name, params)),
+        on_first=first.put,
+    )
+    future.add_done_callback(lambda _: first.put(None))
+    while True:
+        try:
+            found = first.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            show(latest[-1] if latest else None)
+            continue
+        if found is None or future.done():
+            return future.result(), True
+        asked = _asked()
+        asked[repr(question)] = future
+        while len(asked) > _MOST_ASKED:
+            asked.pop(next(iter(asked)))
+        return found, False
+
+
+def rest(question: Question) -> Recommendation | None:
+    """The whole answer to a question that `recommend` answered in part; None while it is made.
+
+    Raises:
+        AdvisorError: it could not be finished.
+        KeyError: it is not being made: ask again.
+    """
+    future = _asked()[repr(question)]
+    if not future.done():
+        return None
+    del _asked()[repr(question)]
+    return future.result()
+
+
+def cancel() -> None:
+    """Give up the answer that is being worked out; the worker process ends."""
+    advisor().cancel()
+
+
+def calibrate(
+    show: Callable[[Progress | None], None], cancelled: Callable[[], bool]
+) -> measurements.Calibration:
+    """Measure this machine's processor; nothing else is answered meanwhile.
+
+    Raises:
+        AdvisorError: the machine is busy, or it was cancelled.
+    """
+    latest: list[Progress] = []
+    future = _thread().submit(
+        measurements.calibrate,
+        lambda name, params: latest.append((name, params)),
+        cancelled=cancelled,
     )
     return _wait(future, lambda: show(latest[-1] if latest else None))
 

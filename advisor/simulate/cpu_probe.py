@@ -12,7 +12,7 @@ work from a real Trainer.
 
 import json
 import logging
-import sys
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -271,9 +271,12 @@ def trainer_step(
 def main() -> None:
     """Measure, and print what was found."""
 
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not reach the protocol
+
     def say(message: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
 
     say({"result": measure(lambda name, values: say({"progress": [name, values]}))})
 
