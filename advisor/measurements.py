@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import psutil
 
@@ -117,7 +117,13 @@ def _busy(processors: float, programs: tuple[Any, ...]) -> InputError:
 
 
 def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> dict[str, Any]:
-    said = tempfile.TemporaryFile("w+")
+    with tempfile.TemporaryFile("w+") as said:
+        return _answer_of_probe(said, on_progress, cancelled)
+
+
+def _answer_of_probe(
+    said: IO[str], on_progress: Progress | None, cancelled: Callable[[], bool]
+) -> dict[str, Any]:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "advisor.simulate.cpu_probe"],
         stdout=subprocess.PIPE,
@@ -149,7 +155,6 @@ def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> d
         process.kill()
         process.wait()
         process.stdout.close()
-        said.close()
     if cancelled():
         raise WorkerError("worker.cancelled")
     if found is None:

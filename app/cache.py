@@ -6,6 +6,7 @@ The advisor runs in its own thread so that a page can show progress while it wai
 
 import functools
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -94,21 +95,35 @@ def cancel() -> None:
     advisor().cancel()
 
 
-def calibrate(
-    show: Callable[[Progress | None], None], cancelled: Callable[[], bool]
-) -> measurements.Calibration:
-    """Measure this machine's processor; nothing else is answered meanwhile.
+class Calibrating:
+    """A measurement of this machine's processor that runs; nothing else is answered meanwhile."""
 
-    Raises:
-        AdvisorError: the machine is busy, or it was cancelled.
-    """
-    latest: list[Progress] = []
-    future = _thread().submit(
-        measurements.calibrate,
-        lambda name, params: latest.append((name, params)),
-        cancelled=cancelled,
-    )
-    return _wait(future, lambda: show(latest[-1] if latest else None))
+    def __init__(self) -> None:
+        """Start it."""
+        self.progress: Progress | None = None
+        """The latest."""
+        self._given_up = threading.Event()
+        self._future = _thread().submit(
+            measurements.calibrate, self._told, cancelled=self._given_up.is_set
+        )
+
+    def _told(self, name: str, params: dict[str, Any]) -> None:
+        self.progress = (name, params)
+
+    def cancel(self) -> None:
+        """End it; what was known before is kept."""
+        self._given_up.set()
+
+    def done(self) -> bool:
+        """Whether it ended well.
+
+        Raises:
+            AdvisorError: the machine is busy, or it was cancelled.
+        """
+        if not self._future.done():
+            return False
+        self._future.result()
+        return True
 
 
 def sweep(question: Question, plan: TrainingPlan) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 
+from advisor import measurements
 from advisor.errors import AdvisorError, InputError
 from advisor.export import FORMATS, export
 from advisor.locale import Message, catalogue, render
@@ -31,6 +32,14 @@ def verdict_card(recommendation: Recommendation) -> None:
         f"{detail}  \n{why_not}" if why_not else detail,
     )
     with st.container(horizontal=True, width="content", gap="small"):
+        if _may_calibrate(recommendation):
+            st.button(
+                t("action.calibrate", lang),
+                icon=":material/speed:",
+                key="calibrate",
+                on_click=calibrate_dialog,
+                help=t(f"calibrate.{measurements.calibration_state()}", lang),
+            )
         _export(recommendation)
         st.button(
             t("action.start", lang),
@@ -41,6 +50,59 @@ def verdict_card(recommendation: Recommendation) -> None:
             args=(recommendation,),
             disabled=why_not is not None,
         )
+
+
+def _may_calibrate(recommendation: Recommendation) -> bool:
+    """Whether the time rests on rates of this machine's processor that are not known well."""
+    plan, machine = recommendation.plan, recommendation.machine
+    on_cpu = plan is not None and (plan.use_cpu or machine.accelerator() is None)
+    return on_cpu and machine.source == "probe" and measurements.calibration_state() != "current"
+
+
+def calibrate_dialog() -> None:
+    """Measure this machine in a dialog that can be left."""
+    lang = state.language()
+    st.session_state["calibrating"] = cache.Calibrating()
+    st.dialog(t("calibrate.title", lang), on_dismiss=_end_calibration)(_calibration_body)()
+
+
+def _calibration_body() -> None:
+    st.markdown(t("calibrate.text", state.language()))
+    _follow_calibration()
+
+
+@st.fragment(run_every="0.5s")
+def _follow_calibration() -> None:
+    lang = state.language()
+    running: cache.Calibrating = st.session_state["calibrating"]
+    line = st.empty()
+    try:
+        done = running.done()
+    except AdvisorError as error:
+        line.markdown(f":red[:material/error: {texts.escape(error.sentence(lang))}]")
+        st.button(
+            t("action.retry", lang),
+            icon=":material/refresh:",
+            key="calibrate_again",
+            on_click=lambda: st.session_state.update(calibrating=cache.Calibrating()),
+        )
+        return
+    if done:
+        state.forget_answer()
+        st.rerun()
+    line.caption(t("calibrate.start", lang))
+    if running.progress is not None:
+        _say_progress(line, running.progress)
+    st.button(
+        t("action.cancel", lang),
+        icon=":material/close:",
+        key="calibrate_cancel",
+        on_click=_end_calibration,
+    )
+
+
+def _end_calibration() -> None:
+    st.session_state["calibrating"].cancel()
 
 
 def _why_no_start(recommendation: Recommendation) -> str | None:
@@ -275,9 +337,16 @@ class Waiting:
         """Say how far the answer is, where the catalogue knows the step."""
         if self._line is None:
             self.open()
-        if event is not None and event[0] in catalogue("advisor.locale", state.language()):
-            text = render(Message(id=event[0], params=event[1]), state.language())
-            self._line.caption(text)
+        # drawn at every tick: that is where a click on the page can end the wait
+        _say_progress(self._line, event or ("progress.start", {}))
+
+
+def _say_progress(place: Any, event: cache.Progress) -> None:
+    lang = state.language()
+    if event[0] in catalogue("advisor.locale", lang):
+        place.caption(render(Message(id=event[0], params=event[1]), lang))
+    else:
+        place.caption(t("progress.start", lang))
 
 
 def _give_up(asked: Question) -> None:

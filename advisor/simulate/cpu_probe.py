@@ -244,6 +244,7 @@ def trainer_step(
     hf = transformers.AutoConfig.for_model(model_type, use_cache=False, **settings)
     model = transformers.AutoModelForCausalLM.from_config(hf)
     ids = torch.randint(0, config["vocab_size"], (length,))
+    rows: Any = [{"input_ids": ids, "labels": ids}] * (batch * steps)
     clock = Clock()
     clock.times = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -261,7 +262,7 @@ def trainer_step(
         trainer = transformers.Trainer(
             model=model,
             args=arguments,
-            train_dataset=[{"input_ids": ids, "labels": ids}] * (batch * steps),
+            train_dataset=rows,
             callbacks=[clock],
         )
         trainer.train()
@@ -270,7 +271,6 @@ def trainer_step(
 
 def main() -> None:
     """Measure, and print what was found."""
-
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not reach the protocol
 
