@@ -68,6 +68,10 @@ class Calibration:
     measured_at: float
     """Seconds since the epoch."""
 
+    def measured_on(self) -> str:
+        """When, for people: UTC."""
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.measured_at))
+
 
 def calibration() -> Calibration | None:
     """What `calibrate` found for this machine with these libraries; None without any."""

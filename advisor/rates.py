@@ -203,7 +203,7 @@ def cpu_rates(
     )
 
 
-def calibrated_rates(tables: CpuTables) -> Rates:
+def calibrated_rates(tables: CpuTables, measured_on: str) -> Rates:
     """Rates of a CPU whose operators were measured inside real steps."""
     host = {"optimizer": 0.0, "tensor": 0.0, **tables.host_seconds}
     return Rates(
@@ -217,6 +217,6 @@ def calibrated_rates(tables: CpuTables) -> Rates:
         overlaps=False,
         relative_error=0.2,
         launch_error=0.3,
-        assumption="Time: every operator's cost was measured on this CPU.",
+        assumption=f"Time: this CPU was calibrated on {measured_on}.",
         tables=tables,
     )

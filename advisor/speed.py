@@ -8,8 +8,10 @@ import numpy as np
 
 from advisor.cpu_time import cpu_seconds
 from advisor.device_time import device_seconds
+from advisor.plan import TrainingPlan
 from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
+from advisor.versions import installed
 
 Regime = Literal["compute", "bandwidth", "launch"]
 LIMITS: dict[Regime, str] = {
@@ -39,6 +41,21 @@ class TimeEstimate:
     correction: float = 1.0
     """Factor on tokens a second, learned from this machine's runs; divide to undo it."""
     assumptions: tuple[str, ...] = ()
+
+
+def software_of(plan: TrainingPlan) -> str:
+    """What the time of a plan assumes of the software that runs it."""
+    parts = [f"{name} {installed(name)}" for name in ("torch", "transformers")]
+    parts.append("Liger's kernels" if plan.use_liger_kernel else "the library's own kernels")
+    parts.append("no torch.compile")
+    if plan.method != "full":
+        parts.append("adapters in float32, as peft casts them")
+    return f"Time: assumes {', '.join(parts)}."
+
+
+def runs_unknown_kernels(plan: TrainingPlan) -> bool:
+    """Whether the plan runs kernels of others that no public run timed."""
+    return plan.use_liger_kernel or plan.attn_implementation == "flash_attention_2"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def calibration_text(found: Calibration, lang: str = "en") -> str:
             _say(
                 "calibrated",
                 lang,
-                **{name: f"{units.format_count(rate)}FLOP/s" for name, rate in rates.items()},
+                **{name: f"{(rate or 0) / 1e9:,.0f} GFLOP/s" for name, rate in rates.items()},
                 threads=tables.num_threads,
                 spread=tables.spread,
             )
