@@ -186,13 +186,16 @@ def cpu_seconds(
         of_dtype = kernels.half == half
         at = of_dtype[kernels.shaped] & (kernels.kind[kernels.shaped] == KINDS.index("matmul"))
         rows = kernels.shaped[at]
-        computing[rows] = _matmul_seconds(tables, half, dims[at], backward[rows])
+        if rows.size:
+            computing[rows] = _matmul_seconds(tables, half, dims[at], backward[rows])
         for is_backward in (False, True):
             rows_of = kernels.kind[kernels.shaped] == KINDS.index("attention")
             named = np.char.find(kernels.operator[kernels.shaped], "backward") >= 0
             at = of_dtype[kernels.shaped] & rows_of & (named == is_backward)
             rows = kernels.shaped[at]
-            computing[rows] = _attention_seconds(tables, half, is_backward, dims[at], flops[rows])
+            if rows.size:
+                found = _attention_seconds(tables, half, is_backward, dims[at], flops[rows])
+                computing[rows] = found
         for name in np.unique(kernels.operator[of_dtype & ~is_shaped]):
             rows = np.flatnonzero(of_dtype & ~is_shaped & (kernels.operator == name))
             curve = _curve(tables, str(name), KINDS[kernels.kind[rows[0]]], half)
