@@ -47,6 +47,8 @@ class CpuTables:
     attention: Mapping[str, tuple[float, ...]]
     """By dtype and direction: seconds of each of _attention_features."""
     host_seconds: Mapping[str, float]
+    in_situ: float
+    """Time of a real Trainer's step over the sum of its operators."""
     num_threads: int
     spread: float
     """By how much the passes over a job differed, median."""
@@ -200,7 +202,7 @@ def cpu_seconds(
             rows = np.flatnonzero(of_dtype & ~is_shaped & (kernels.operator == name))
             curve = _curve(tables, str(name), KINDS[kernels.kind[rows[0]]], half)
             moving[rows] = launches[rows] * _read(curve, moved[rows] / launches[rows])
-    return computing, moving
+    return computing * tables.in_situ, moving * tables.in_situ
 
 
 def _matmul_seconds(

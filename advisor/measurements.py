@@ -34,6 +34,8 @@ BUSY = 0.15
 """Processors that others may use while this machine is calibrated."""
 MOST_SPREAD = 0.25
 """By how much the repeats of a step may differ, median."""
+BELIEVED = (0.8, 1.3)
+"""What a real Trainer's step may take over the sum of its operators; else something disturbed."""
 _MOST_SECONDS = 180
 State = Literal["current", "stale", "never"]
 
@@ -108,8 +110,9 @@ def calibrate(
     tables = records.decode(CpuTables, found, "calibration")
     if tables.foreign > BUSY:
         raise _busy(tables.foreign, busiest())
-    if tables.spread > MOST_SPREAD:
-        raise InputError("measurements.spread", spread=round(tables.spread, 2))
+    if tables.spread > MOST_SPREAD or not BELIEVED[0] < tables.in_situ < BELIEVED[1]:
+        spread = max(tables.spread, abs(tables.in_situ - 1))
+        raise InputError("measurements.spread", spread=round(spread, 2))
     result = Calibration(tables=tables, made_for=_made_for(), measured_at=time.time())
     _write(_path(), records.encode(result))
     return result

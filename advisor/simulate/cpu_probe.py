@@ -82,6 +82,11 @@ _PRECISIONS: dict[str, dict[str, Any]] = {
     "half": {"bf16": True, "dtype": "bfloat16"},
 }
 _EVERY = tuple(_PRECISIONS)
+_ANCHORS = (
+    (_llama(256, 688, 4, 2048, 4), 4, 128, 24),
+    (_llama(640, 1728, 2, 4096, 10), 2, 256, 12),
+)
+"""Config, rows, tokens and steps of what the real Trainer trains."""
 _JOBS: tuple[tuple[dict[str, Any], int, int, tuple[str, ...], dict[str, Any]], ...] = (
     (_llama(64, 176, 2, 512, 2), 2, 64, _EVERY, {}),
     (_llama(256, 688, 2, 2048, 4), 4, 128, _EVERY, {}),
@@ -122,11 +127,13 @@ def measure(progress: Callable[[str, dict[str, Any]], None]) -> dict[str, Any]:
             passes[i] = min(passes[i], observe(*jobs[i]), key=lambda found: found.foreign)
     rows = [row for found in passes for row in found.timed()]
     progress("calibrate.trainer", {})
+    host = _host()
     return {
         "curves": tabulate(rows),
         "matmul": fit_matmul(rows),
         "attention": fit_attention(rows),
-        "host_seconds": _host(),
+        "host_seconds": host,
+        "in_situ": _in_situ(host),
         "num_threads": torch.get_num_threads(),
         "spread": float(np.median([found.spread() for found in passes])),
         "foreign": float(np.mean([found.foreign for found in passes])),
@@ -207,6 +214,19 @@ def _host() -> dict[str, float]:
     scaled = {name: factor * HOST_SECONDS[name] for name in ("forward", "backward", "view")}
     scaled = {name: float(value) for name, value in scaled.items()}
     return scaled | {"step": float(max(left[0] - factor * weight[0], 0.0))}
+
+
+def _in_situ(host: dict[str, float]) -> float:
+    """How much longer steps of the real Trainer are than the sum of their operators; the mean."""
+    ratios = []
+    for config, batch, length, steps in _ANCHORS:
+        found = observe(_structure(config, batch, length, {}), batch, length)
+        expected = host["step"] + sum(row["seconds"] for row in found.timed())
+        for row in found.rows:
+            phase = "forward" if row["by_python"] else "backward"
+            expected += host[phase] * row["launches"]
+        ratios.append(trainer_step(config, batch, length, {}, steps) / expected)
+    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def _around_operators(layers: int) -> tuple[float, float]:

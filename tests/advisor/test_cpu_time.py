@@ -38,6 +38,7 @@ def tables():
         "matmul": fit_matmul(ROWS),
         "attention": fit_attention(ROWS),
         "host_seconds": {"forward": 1e-6, "backward": 1e-6, "view": 1e-7, "step": 1e-3},
+        "in_situ": 1.0,
         "num_threads": 2,
         "spread": 0.01,
         "foreign": 0.0,

@@ -16,6 +16,7 @@ FOUND = {
     "matmul": {"single": {"rates": [0.0, 1e-11, 0.0, 0.0, 0.0, 0.0], "shapes": []}},
     "attention": {},
     "host_seconds": {"forward": 1e-6, "backward": 1e-6, "view": 1e-7, "step": 1e-3},
+    "in_situ": 1.0,
     "num_threads": 2,
     "spread": 0.02,
     "foreign": 0.01,
@@ -47,7 +48,7 @@ def test_a_calibration_is_kept_and_found_again(home):
     assert made.tables.matmul_flops_per_second("single") == pytest.approx(2e11)
 
 
-@pytest.mark.parametrize("changes", [{"foreign": 0.5}, {"spread": 0.6}])
+@pytest.mark.parametrize("changes", [{"foreign": 0.5}, {"spread": 0.6}, {"in_situ": 2.0}])
 def test_a_machine_that_turns_out_busy_keeps_the_old_rates(home, monkeypatch, changes):
     kept = measurements.calibrate()
     monkeypatch.setattr(measurements, "_run_probe", lambda *_: {**FOUND, **changes})
