@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add("probe", _probe, "what this machine has")
 
+    command = add("calibrate", _calibrate, "measure how fast this machine trains, about 25 s")
+    command.add_argument("--lang", choices=tuple(LANGUAGES), default="en")
+
     command = add("estimate", _estimate, "memory and time of one exact plan")
     command.add_argument("file", type=Path, metavar="SPEC.json|plan.json")
 
@@ -113,6 +116,14 @@ def _probe(args: argparse.Namespace) -> int:
 
     machine = probe_machine()
     _print(records.encode(machine) if args.json else console.probe_text(machine))
+    return EXIT_ANSWERED
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from advisor.measurements import calibrate
+
+    found = calibrate(_progress())
+    _print(records.encode(found) if args.json else console.calibration_text(found, args.lang))
     return EXIT_ANSWERED
 
 

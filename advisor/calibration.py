@@ -89,13 +89,21 @@ def kind_of(plan: TrainingPlan, device: str, model_type: str) -> Kind:
     )
 
 
-def learn(runs: Path, kind: Kind) -> Learned:
-    """What the runs of this kind under `runs` measured, on this host."""
+def learn(runs: Path, kind: Kind, basis: str | None = None) -> Learned:
+    """What the runs of this kind under `runs` measured, on this host.
+
+    Args:
+        runs: where run directories are.
+        kind: what they must be of.
+        basis: the rates of today's times; runs predicted with others teach no speed.
+    """
     told = [t for t in _tales(runs) if t.kind == kind]
     return Learned(
         memory_ratios=tuple(t.memory_ratio for t in told if t.memory_ratio is not None),
         contexts=tuple(t.context for t in told if t.context is not None),
-        speed_ratios=tuple(t.speed_ratio for t in told if t.speed_ratio is not None),
+        speed_ratios=tuple(
+            t.speed_ratio for t in told if t.speed_ratio is not None and basis in (None, t.basis)
+        ),
         num_out_of_memory=sum(t.out_of_memory for t in told),
     )
 
@@ -108,6 +116,8 @@ class _Tale:
     memory_ratio: float | None = None
     context: int | None = None
     speed_ratio: float | None = None
+    basis: str | None = None
+    """What the predicted time rested on: the first of its assumptions."""
     out_of_memory: bool = False
 
 
@@ -151,8 +161,14 @@ def _tale(directory: Path, _stamp: int) -> _Tale | None:
     faster, slower = measured.get("tokens_per_second"), predicted.get("tokens_per_second")
     if proof:
         faster, slower = _inverse(measured), _inverse(predicted)
-    speed = _ratio(faster, slower, predicted.get("speed_correction"))
-    return _Tale(kind=kind, memory_ratio=memory, context=context, speed_ratio=speed)
+    said = saved.time.assumptions if saved.time is not None else ()
+    return _Tale(
+        kind=kind,
+        memory_ratio=memory,
+        context=context,
+        speed_ratio=_ratio(faster, slower, predicted.get("speed_correction")),
+        basis=said[0] if said else None,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

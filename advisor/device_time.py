@@ -7,12 +7,9 @@ depends on its kind. Shares and fills: see rates.py.
 
 import numpy as np
 
-from advisor.rates import STREAMING, Rates
+from advisor.rates import Rates
 from advisor.simulate.profile import BASIS, KINDS, PHASES, Kernels
 
-_OF_STREAMING = {"reduce": 0.83, "copy": 0.633, "gather": 0.633, "dequantise": 0.54}
-"""Shares of that again, by kind."""
-_BANDWIDTH = STREAMING * np.array([_OF_STREAMING.get(kind, 1.0) for kind in KINDS])
 _CACHE_GAIN = 2.0
 """How much faster operands move that half the cache holds."""
 _TILES = (
@@ -56,7 +53,7 @@ def device_seconds(
     python = np.where(kernels.half, *rates.attention_forward)
     fused_rate = np.where(backward & ~kernels.by_python, engine, python)
     rate = np.where(attention, fused_rate, rate)
-    bandwidth = rates.bytes_per_second * _BANDWIDTH[kernels.kind]
+    bandwidth = rates.bytes_per_second * np.array([rates.shares[k] for k in KINDS])[kernels.kind]
     computing = flops / rate
     if rates.processors is not None:
         small = (moved < rates.cache_bytes / 2) & (kernels.phase != PHASES.index("optimizer"))

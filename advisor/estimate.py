@@ -17,23 +17,32 @@ from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.measurements import measured
+from advisor.measurements import calibration, measured
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
 from advisor.plan import TrainingPlan
-from advisor.rates import Rates, cpu_rates, gpu_rates
+from advisor.rates import Rates, calibrated_rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
 from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
-from advisor.speed import LIMITS, StepCost, TimeEstimate, step_cost
+from advisor.speed import (
+    LIMITS,
+    StepCost,
+    TimeEstimate,
+    runs_unknown_kernels,
+    software_of,
+    step_cost,
+)
 from advisor.tasks import find_task
 
 BYTES_ON_DISK_PER_SECOND = 300e6
 """Assumed rate of writing a checkpoint."""
+_NEAR = 0.6
+"""Share of the capacity from which on steps of other lengths may decide the verdict."""
 _MIXED_STEPS = 12
 """Steps of random batches after the steady one, before the longest comes once more."""
 
@@ -85,7 +94,7 @@ class Estimator:
         )
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
-        batch, length = plan.per_device_train_batch_size, self._longest(plan)
+        batch, length = plan.per_device_train_batch_size, self.longest(plan)
         assumptions = list(profile.notes)
         if find_task(plan.task).counts_tokens:
             assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
@@ -145,8 +154,11 @@ class Estimator:
         speed = learned.speed()
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps) / speed
         error = rates.launch_error if cost.regime == "launch" else rates.relative_error
+        assumptions = [rates.assumption, LIMITS[cost.regime], software_of(plan)]
+        if runs_unknown_kernels(plan):
+            error *= 2
+            assumptions.append("Time: its kernels were never timed; the range is twice as wide.")
         low, high = 1 / (1 + error), 1 + error
-        assumptions = [rates.assumption, LIMITS[cost.regime]]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
@@ -175,7 +187,7 @@ class Estimator:
         rates = self._rates(plan)
         if rates is None:
             return None
-        cost = self._cost(plan, self._structure(plan), rates, float(self._longest(plan)))
+        cost = self._cost(plan, self._structure(plan), rates, float(self.longest(plan)))
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps)
         return step / self._known_of(plan).speed()
 
@@ -183,7 +195,7 @@ class Estimator:
         """Allocated bytes by category through one steady step, thinned to about `points`."""
         structure = self._structure(plan)
         profile = self._profile(structure)
-        batch, length = plan.per_device_train_batch_size, self._longest(plan)
+        batch, length = plan.per_device_train_batch_size, self.longest(plan)
         depth = self._depth(structure, profile)
         program, blocks = unrolled(profile, batch, length, depth, buckets_of(plan))
         deltas = program.deltas(blocks)
@@ -207,9 +219,10 @@ class Estimator:
     def at_shape(
         self, plan: TrainingPlan, batch: int, length: int
     ) -> tuple[MemoryEstimate, float | None]:
-        """Memory of `batch` rows of exactly `length` tokens, and tokens a second.
+        """Memory of batches of `batch` rows whose longest has `length` tokens, and tokens a second.
 
-        The plan's structure for all shapes.
+        The plan's structure for all shapes, its evaluation included. Steps of other lengths are
+        followed where they could decide the verdict.
         """
         structure = dataclasses.replace(self._structure(plan), single_row=False)
         profile = self._profile(structure)
@@ -220,9 +233,16 @@ class Estimator:
             length=length,
             depth=depth,
             plan=plan,
+            evaluation=self._evaluation(plan, structure, length),
             learned=self._known_of(plan),
         )
         memory = self._peaks(asked)
+        peak, capacity = memory.process_bytes, memory.capacity_bytes
+        near = peak is not None and capacity is not None and peak > _NEAR * capacity
+        if near and memory.verdict in ("fits", "tight") and self._gpu(plan):
+            shaped = plan.replace(per_device_train_batch_size=batch, max_length=length)
+            lengths = self._other_lengths(shaped, length)
+            memory = self._peaks(dataclasses.replace(asked, lengths=lengths))
         rates = self._rates(plan)
         if rates is None:
             return memory, None
@@ -241,7 +261,8 @@ class Estimator:
         gpu = self._gpu(plan)
         kind = kind_of(plan, "cpu" if gpu is None else gpu.name, self._model.model_type)
         if kind not in self._learned:
-            self._learned[kind] = learn(self._runs, kind)
+            rates = self._rates(plan)
+            self._learned[kind] = learn(self._runs, kind, rates.assumption if rates else None)
         return self._learned[kind]
 
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
@@ -292,7 +313,7 @@ class Estimator:
     def _rows(self, plan: TrainingPlan) -> DataDescription | None:
         return None if self._data is None else self._data.rows_of(plan)
 
-    def _longest(self, plan: TrainingPlan) -> int:
+    def longest(self, plan: TrainingPlan) -> int:
         """Longest batch in tokens: what the collator makes of the longest row."""
         rows = self._rows(plan)
         if rows is None:
@@ -337,6 +358,9 @@ class Estimator:
             return gpu_rates(gpu)
         if self._machine.source != "probe":
             return None
+        calibrated = calibration()
+        if calibrated is not None:
+            return calibrated_rates(calibrated.tables, calibrated.measured_on())
         measured = self._cpu
         return cpu_rates(
             measured["flops_per_second"],
@@ -391,7 +415,7 @@ class Estimator:
         weights = counts / counts.sum()
         rates = self._rates(plan)
         if rates is not None:
-            cost = self._cost(plan, self._structure(plan), rates, float(self._longest(plan)))
+            cost = self._cost(plan, self._structure(plan), rates, float(self.longest(plan)))
             seconds = np.array([cost.forward, cost.backward, cost.optimizer])
             weights = seconds / seconds.sum()
         edges = np.concatenate([[0.0], np.cumsum(weights)])

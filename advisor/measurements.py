@@ -1,14 +1,43 @@
-"""What was measured of this machine once, kept under home; the worker measures (calibrate.py)."""
+"""What was measured of this machine, kept under home.
+
+Starts processes: small measurements are the worker's (calibrate.py), the calibration of the
+processor (cpu_probe.py) has a process of its own, which can be ended.
+"""
 
 import json
-from typing import Any
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal
 
+import psutil
+
+from advisor import records
+from advisor.cpu_time import CpuTables
+from advisor.errors import InputError, WorkerError
+from advisor.hardware.load import Foreign, busiest
 from advisor.home import cache_dir
 from advisor.simulate.worker import Progress, Worker
 from advisor.versions import installed
 
 _REVISION = 2
 """Raised whenever calibrate.py measures another way, so that old files are made again."""
+_CALIBRATION_REVISION = 1
+"""The same of cpu_probe.py."""
+BUSY = 0.15
+"""Processors that others may use while this machine is calibrated."""
+MOST_SPREAD = 0.25
+"""By how much the repeats of a step may differ, median."""
+BELIEVED = (0.8, 1.3)
+"""What a real Trainer's step may take over the sum of its operators; else something disturbed."""
+_MOST_SECONDS = 180
+State = Literal["current", "stale", "never"]
 
 
 def measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
@@ -21,7 +50,144 @@ def measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
     if path.exists():
         return json.loads(path.read_text())
     value = worker.call(method, {}, on_progress=on_progress)
+    _write(path, value)
+    return value
+
+
+def _write(path: Path, value: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
-    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The calibrated rates of this machine's processor."""
+
+    tables: CpuTables
+    made_for: tuple[str, ...]
+    """Library versions and processors it holds for."""
+    measured_at: float
+    """Seconds since the epoch."""
+
+    def measured_on(self) -> str:
+        """When, for people: UTC."""
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.measured_at))
+
+
+def calibration() -> Calibration | None:
+    """What `calibrate` found for this machine with these libraries; None without any."""
+    found = _stored()
+    return found if found is not None and found.made_for == _made_for() else None
+
+
+def calibration_state() -> State:
+    """Whether there is one, and whether it holds for today's libraries and processors."""
+    found = _stored()
+    if found is None:
+        return "never"
+    return "current" if found.made_for == _made_for() else "stale"
+
+
+def calibrate(
+    on_progress: Progress | None = None, *, cancelled: Callable[[], bool] = lambda: False
+) -> Calibration:
+    """Measure this machine's processor, about 25 s, and keep the result.
+
+    Args:
+        on_progress: told of the steps.
+        cancelled: asked now and then; the measurement ends where it says so.
+
+    Raises:
+        InputError: the machine is busy; the rates known before are kept.
+        WorkerError: the measurement failed or was cancelled.
+    """
+    foreign = Foreign()
+    programs = busiest()
+    if foreign.processors() > BUSY:
+        raise _busy(foreign.processors(), programs)
+    found = _run_probe(on_progress, cancelled)
+    tables = records.decode(CpuTables, found, "calibration")
+    if tables.foreign > BUSY:
+        raise _busy(tables.foreign, busiest())
+    if tables.spread > MOST_SPREAD or not BELIEVED[0] < tables.in_situ < BELIEVED[1]:
+        spread = max(tables.spread, abs(tables.in_situ - 1))
+        raise InputError("measurements.spread", spread=round(spread, 2))
+    result = Calibration(tables=tables, made_for=_made_for(), measured_at=time.time())
+    _write(_path(), records.encode(result))
+    return result
+
+
+def _busy(processors: float, programs: tuple[Any, ...]) -> InputError:
+    names = [f"{b.name} ({b.pid})" for b in programs[:3]] or ["?"]
+    return InputError("measurements.busy", processors=f"{processors:.1f}", names=names)
+
+
+def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    with tempfile.TemporaryFile("w+") as said:
+        return _answer_of_probe(said, on_progress, cancelled)
+
+
+def _answer_of_probe(
+    said: IO[str], on_progress: Progress | None, cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "advisor.simulate.cpu_probe"],
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+    )
+    ended = threading.Event()
+
+    def watch() -> None:
+        deadline = time.monotonic() + _MOST_SECONDS
+        while not ended.wait(0.2):
+            if cancelled() or time.monotonic() > deadline:
+                process.kill()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    assert process.stdout is not None
+    found: dict[str, Any] | None = None
+    try:
+        for line in process.stdout:
+            message = json.loads(line)
+            found = message.get("result", found)
+            if "progress" in message and on_progress is not None:
+                on_progress(*message["progress"])
+        said.seek(0)
+        reason = (said.read().strip().splitlines() or ["?"])[-1]
+    finally:
+        ended.set()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    if cancelled():
+        raise WorkerError("worker.cancelled")
+    if found is None:
+        raise WorkerError("measurements.failed", reason=reason)
+    return found
+
+
+def _stored() -> Calibration | None:
+    path = _path()
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _stamp: int) -> Calibration | None:
+    try:
+        return records.decode(Calibration, json.loads(path.read_text()), "calibration")
+    except (OSError, ValueError, InputError):
+        return None  # damaged, or of another version: as if never made
+
+
+def _path() -> Path:
+    return cache_dir() / f"calibration-{_CALIBRATION_REVISION}.json"
+
+
+@cache
+def _made_for() -> tuple[str, ...]:
+    affinity = getattr(psutil.Process(), "cpu_affinity", None)
+    cores = len(affinity()) if affinity else psutil.cpu_count() or 1
+    return (installed("torch") or "", installed("transformers") or "", f"{cores} processors")

@@ -7,7 +7,7 @@ import dataclasses
 import platform
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +93,13 @@ class Advisor:
         """End the worker."""
         self._worker.close()
 
+    def cancel(self) -> None:
+        """Give up the answer that is being worked out: `recommend` raises WorkerError.
+
+        The next question starts a new worker. Safe from any thread.
+        """
+        self._worker.cancel()
+
     def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
         """This machine (probed once, and again with `refresh`), one GPU of it, or the catalogue's.
 
@@ -174,12 +181,22 @@ class Advisor:
         return self._described[key]
 
     def recommend(
-        self, question: Question, *, on_progress: Progress | None = None
+        self,
+        question: Question,
+        *,
+        on_progress: Progress | None = None,
+        on_first: Callable[[Recommendation], None] | None = None,
     ) -> Recommendation:
         """The answer.
 
+        Args:
+            question: what is asked.
+            on_progress: told what is being done.
+            on_first: given the plan as soon as it is known, before the plans beside it are.
+
         Raises:
             InputError: something in the question cannot be used.
+            WorkerError: the worker failed, or `cancel` was called.
         """
         with self._lock:
             facts, estimator, pins = self._prepare(question, on_progress)
@@ -188,20 +205,27 @@ class Advisor:
             best = search.best(methods, question.goal)
             held = pins if question.method == "auto" else {"method": question.method, **pins}
             conflicts = () if best else find_conflicts(facts, estimator, held)
-            others = _neighbours(search, best) if best else {}
-            return Recommendation(
-                plan=best.plan if best else None,
-                advice=advise(search.facts, best.plan, held, others) if best else (),
-                memory=best.memory if best else search.least(),
-                time=_time(estimator, best),
-                alternatives=_alternatives(search, best) if best else (),
-                conflicts=conflicts,
-                machine=facts.machine,
-                model=facts.model,
-                data=facts.data,
-                versions=_versions(),
-                timeline=_timeline(estimator, best),
-            )
+            timeline = _timeline(estimator, best)
+            duration = _time(estimator, best)
+
+            def answer(others: Mapping[str, MemoryEstimate | None]) -> Recommendation:
+                return Recommendation(
+                    plan=best.plan if best else None,
+                    advice=advise(search.facts, best.plan, held, others) if best else (),
+                    memory=best.memory if best else search.least(),
+                    time=duration,
+                    alternatives=_alternatives(search, best) if best else (),
+                    conflicts=conflicts,
+                    machine=facts.machine,
+                    model=facts.model,
+                    data=facts.data,
+                    versions=_versions(),
+                    timeline=timeline,
+                )
+
+            if best is not None and on_first is not None:
+                on_first(answer({}))
+            return answer(_neighbours(search, best) if best else {})
 
     def sweep(self, question: Question, plan: TrainingPlan) -> tuple[SweepCell, ...]:
         """Memory and speed of the plan at other micro-batches and lengths.
@@ -234,6 +258,7 @@ class Advisor:
     def _prepare(
         self, question: Question, on_progress: Progress | None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
+        self._worker.resume()
         task = self.task(question)
         pins = check_pins(question.pins)
         machine = self.machine(question.machine)
@@ -397,8 +422,11 @@ def _sweep_lengths(facts: Facts, plan: TrainingPlan) -> list[int]:
 
 
 def _cell(estimator: Estimator, plan: TrainingPlan, batch: int, length: int) -> SweepCell:
+    own = batch == plan.per_device_train_batch_size and length == estimator.longest(plan)
     try:
         memory, speed = estimator.at_shape(plan, batch, length)
+        if own:  # the very question of the verdict
+            memory = estimator.memory(plan)
     except SimulationError:
         return SweepCell(
             batch=batch,

@@ -6,9 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from advisor.cpu_time import cpu_seconds
 from advisor.device_time import device_seconds
+from advisor.plan import TrainingPlan
 from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
+from advisor.versions import installed
 
 Regime = Literal["compute", "bandwidth", "launch"]
 LIMITS: dict[Regime, str] = {
@@ -42,6 +45,21 @@ class TimeEstimate:
     assumptions: tuple[str, ...] = ()
 
 
+def software_of(plan: TrainingPlan) -> str:
+    """What the time of a plan assumes of the software that runs it."""
+    parts = [f"{name} {installed(name)}" for name in ("torch", "transformers")]
+    parts.append("Liger's kernels" if plan.use_liger_kernel else "the library's own kernels")
+    parts.append("no torch.compile")
+    if plan.method != "full":
+        parts.append("adapters in float32, as peft casts them")
+    return f"Time: assumes {', '.join(parts)}."
+
+
+def runs_unknown_kernels(plan: TrainingPlan) -> bool:
+    """Whether the plan runs kernels of others that no public run timed."""
+    return plan.use_liger_kernel or plan.attn_implementation == "flash_attention_2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
     """Seconds of the phases of one micro-batch, and of the optimizer."""
@@ -72,7 +90,10 @@ def step_cost(
     """
     k = profile.kernels
     layers = depth - profile.traced_depth
-    computing, moving = device_seconds(k, rates, batch, length, layers)
+    if rates.tables is None:
+        computing, moving = device_seconds(k, rates, batch, length, layers)
+    else:
+        computing, moving = cpu_seconds(k, rates.tables, batch, length, layers)
     launches = k.num_launches + k.per_layer[:, 0] * layers
     device = np.maximum(computing, moving) + launches * rates.seconds_per_kernel
     host = _host_seconds(k, rates, launches, layers)

@@ -66,7 +66,7 @@ def _with_suggestions(found: Review) -> Review:
     asked, _ = question_from(found.arguments, state.question())
     free = dataclasses.replace(asked, pins={})
     try:
-        best = cache.recommend(free, lambda _: None)
+        best = cache.whole(free)
     except AdvisorError:
         return found  # the plan's own cards say what is wrong once the file is taken over
     return found.with_findings(suggestions(found.arguments, best))

@@ -30,6 +30,8 @@ class Answer:
 
     question: Question
     recommendation: Recommendation
+    whole: bool = True
+    """The plans beside the chosen one are there as well."""
 
 
 def language() -> str:
@@ -127,6 +129,22 @@ def methods(asked: Question) -> tuple[Method, ...]:
 def forget_answer() -> None:
     """Solve again at the next run, e.g. after the machine was probed anew."""
     st.session_state.pop("answer", None)
+    st.session_state.pop("given_up", None)
+
+
+def give_up(asked: Question) -> None:
+    """Go back to the last answer's question; without one, leave `asked` open."""
+    last = last_answer()
+    if last is None:
+        st.session_state["given_up"] = asked
+    else:
+        st.session_state["question"] = last.question
+        _write(last.question)
+
+
+def is_given_up(asked: Question) -> bool:
+    """Whether the reader gave this question up and nothing else was asked since."""
+    return st.session_state.get("given_up") == asked
 
 
 def sweep(

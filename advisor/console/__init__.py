@@ -9,6 +9,7 @@ from advisor import units
 from advisor.errors import AdvisorError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import Message, format_duration, render
+from advisor.measurements import Calibration
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
 from advisor.review import Review
@@ -116,6 +117,23 @@ def _limit(machine: Machine) -> str:
 def _trains_on(machine: Machine) -> str:
     gpu = machine.accelerator()
     return "the CPU" if gpu is None else gpu.name
+
+
+def calibration_text(found: Calibration, lang: str = "en") -> str:
+    """What was measured of this machine's processor, in one line."""
+    tables = found.tables
+    rates = {name: tables.matmul_flops_per_second(name) for name in ("single", "half")}
+    return _text(
+        [
+            _say(
+                "calibrated",
+                lang,
+                **{name: f"{(rate or 0) / 1e9:,.0f} GFLOP/s" for name, rate in rates.items()},
+                threads=tables.num_threads,
+                spread=tables.spread,
+            )
+        ]
+    )
 
 
 def recommend_text(recommendation: Recommendation, lang: str = "en") -> str:

@@ -32,7 +32,7 @@ _TWO_MATRICES = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1,
 @cache
 def kind_of(func: Any) -> str:
     """One of KINDS, or "view" for what launches no kernel."""
-    name = _name(func)
+    name = name_of(func)
     if "attention" in name:
         return "attention"
     if func._overloadpacket in flop_registry:
@@ -53,7 +53,7 @@ def is_view(func: Any) -> bool:
     returns = func._schema.returns
     if returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns):
         return True
-    return _name(func) in ("detach", "alias", "_unsafe_view")
+    return name_of(func) in ("detach", "alias", "_unsafe_view")
 
 
 def dims_of(func: Any, kind: str, args: Any) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ def dims_of(func: Any, kind: str, args: Any) -> tuple[int, ...]:
         (matrices, m, n, k) of a product of (m, k) and (k, n); (rows times heads, length of the
         queries, of the keys, width of a head) of attention.
     """
-    name = _name(func)
+    name = name_of(func)
     if kind == "attention":
         q, k = args[1:3] if "backward" in name else args[:2]
         if q.dim() == 4 and k.dim() == 4:
@@ -77,7 +77,8 @@ def dims_of(func: Any, kind: str, args: Any) -> tuple[int, ...]:
     return 0, 0, 0, 0
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """Name of an operator without namespace and overload."""
     return func._schema.name.removeprefix("aten::")
 
 

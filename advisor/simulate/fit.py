@@ -435,10 +435,10 @@ def _kernels(
     growth = 0 if check is None else check.num_trained - traces[0].num_trained
     per_layer = np.zeros((len(rows), 3))
     if check is not None:
-        deeper = {(k.kind, k.half): k for k in _merge(check.kernels) if k.phase == 2}
+        deeper = {(k.kind, k.half, k.operator): k for k in _merge(check.kernels) if k.phase == 2}
         for n, row in enumerate(rows):
-            if row.phase == 2 and (row.kind, row.half) in deeper:
-                other = deeper[row.kind, row.half]
+            if row.phase == 2 and (row.kind, row.half, row.operator) in deeper:
+                other = deeper[row.kind, row.half, row.operator]
                 per_layer[n] = (
                     other.num_launches - row.num_launches,
                     other.flops - row.flops,
@@ -454,6 +454,7 @@ def _kernels(
         by_python=np.array([k.by_python for k in rows], dtype=bool),
         shaped=np.array(shaped, dtype=np.int32),
         dims=_solve_loosely(dims.reshape(len(tables), -1), shapes).reshape(-1, 4, len(BASIS)),
+        operator=np.array([k.operator for k in rows], dtype=np.str_),
         num_trained=np.array([traces[0].num_trained, growth], dtype=np.int64),
         flops=values["flops"],
         num_bytes=values["num_bytes"],
@@ -467,13 +468,15 @@ def _merge(kernels: list[Kernel]) -> list[Kernel]:
     Their number grows with depth, and their cost does not depend on the shape.
     """
     result = []
-    merged: dict[tuple[int, int, bool, int], Kernel] = {}
+    merged: dict[tuple[int, int, bool, int, str], Kernel] = {}
     for k in kernels:
         if k.phase != 2:
             result.append(k)
             continue
-        key = (k.phase, k.kind, k.half, k.layer)
-        total = merged.setdefault(key, Kernel(k.phase, k.kind, k.layer, k.half, 0, 0, 0))
+        key = (k.phase, k.kind, k.half, k.layer, k.operator)
+        total = merged.setdefault(
+            key, Kernel(k.phase, k.kind, k.layer, k.half, 0, 0, 0, operator=k.operator)
+        )
         total.num_launches += k.num_launches
         total.num_views += k.num_views
         total.flops += k.flops

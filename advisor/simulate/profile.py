@@ -330,6 +330,8 @@ class Kernels:
     """(r,): rows that have a shape: matmuls and attention."""
     dims: np.ndarray
     """(r, 4, 6) coefficients of costs.dims_of."""
+    operator: np.ndarray
+    """Names, as text."""
     num_trained: np.ndarray
     """(2,): parameter tensors that the optimizer updates, and their growth with each layer."""
 

@@ -38,7 +38,13 @@ def fake_mode() -> FakeTensorMode:
 
 
 def record(
-    structure: Structure, *, depth: int, batch: int, length: int, real: bool = False
+    structure: Structure,
+    *,
+    depth: int,
+    batch: int,
+    length: int,
+    real: bool = False,
+    repeats: int = 1,
 ) -> Trace:
     """Record load and two optimizer steps, or two batches of an evaluation.
 
@@ -48,6 +54,7 @@ def record(
         batch: rows of a micro-batch.
         length: tokens of every row.
         real: compute on a CPU with real tensors and without a patch: the ground truth of tests.
+        repeats: steady steps, for who times real ones.
 
     Raises:
         SimulationError: the model or a method cannot be simulated.
@@ -86,7 +93,7 @@ def record(
             if structure.evaluates:
                 evaluate(model, make_batch, recorder, structure.task)
             else:
-                _run(model, structure, recorder, loop, make_batch)
+                _run(model, structure, recorder, loop, make_batch, repeats)
         except model_errors() as error:
             raise SimulationError(
                 "step.model_raised", model_type=model.config.model_type, reason=one_line(error)
@@ -101,12 +108,13 @@ def _run(
     recorder: Recorder,
     loop: Callable[..., None],
     make_batch: Callable[[], dict[str, Any]],
+    repeats: int,
 ) -> None:
-    """The first step and a steady one."""
+    """The first step and steady ones."""
     prepared = _optimizer(model, recorder, structure)
     recorder.trace.num_trained = sum(p.requires_grad for p in model.parameters())
-    for number in range(2):
-        recorder.time_it = number == 1
+    for number in range(1 + repeats):
+        recorder.time_it = number > 0
         loop(model, prepared, make_batch, recorder, structure, number)
     recorder.mark("end")
     recorder.close()

@@ -6,6 +6,7 @@ event carries the layer it belongs to, so that `fit.py` can repeat layers. The s
 what each operator computes and moves, for the time estimate.
 """
 
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import launches, temporaries
-from advisor.simulate.costs import dims_of, is_causal, is_view, kind_of, moved
+from advisor.simulate.costs import dims_of, is_causal, is_view, kind_of, moved, name_of
 from advisor.simulate.profile import CONVOLUTIONS, KINDS, PHASES
 from advisor.simulate.stand_ins import STAND_INS
 from advisor.simulate.values import ROUTING, Values
@@ -94,6 +95,10 @@ class Kernel:
     """Operators without a kernel since the one before it."""
     dims: tuple[int, ...] = (0, 0, 0, 0)
     """costs.dims_of."""
+    operator: str = ""
+    """Name of the operator; empty for a kernel that no operator stands for."""
+    seconds: float = 0.0
+    """How long a real one took; 0 of a fake one."""
 
 
 @dataclass(slots=True)
@@ -272,6 +277,8 @@ class Recorder(TorchDispatchMode):
         flops: int,
         num_bytes: int,
         dims: tuple[int, ...] = (0, 0, 0, 0),
+        operator: str = "",
+        seconds: float = 0.0,
     ) -> None:
         """Write down `number` launches that compute and move this much together."""
         if not self.time_it:
@@ -290,6 +297,8 @@ class Recorder(TorchDispatchMode):
                 by_python=self.phase == "forward" or recomputes,
                 num_views=self._views,
                 dims=dims,
+                operator=operator,
+                seconds=seconds,
             )
         )
         self._views = 0
@@ -409,7 +418,9 @@ class Recorder(TorchDispatchMode):
             args = (args[0], self.values.whole_indices(args[1]), *args[2:])
         if func in _MATMULS:
             self._workspace()
+        started = time.perf_counter()
         result = self._call(func, args, kwargs)
+        seconds = 0.0 if self.assume else time.perf_counter() - started
         if self.phase == "optimizer":
             self._track_by_storage(func, args, result)
         else:
@@ -418,7 +429,7 @@ class Recorder(TorchDispatchMode):
         if self.capability is not None:
             self._temporaries(func, args)
         if self.time_it:
-            self._kernel(func, args, kwargs, result)
+            self._kernel(func, args, kwargs, result, seconds)
         return result
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -474,7 +485,7 @@ class Recorder(TorchDispatchMode):
             self.trace.allocations[self.trace.events[position]].layer = layer
         self._unplaced.clear()
 
-    def _kernel(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _kernel(self, func: Any, args: Any, kwargs: Any, result: Any, seconds: float) -> None:
         kind = kind_of(func)
         inputs = [*_tensors(args), *_tensors(kwargs)]
         outputs = _tensors(result)
@@ -498,7 +509,8 @@ class Recorder(TorchDispatchMode):
             if kind == "attention" and is_causal(func, args, kwargs):
                 flops //= 2
         dims = dims_of(func, kind, args)
-        self.write_kernel(kind, written[0].dtype, number, flops, num_bytes, dims)
+        dtype, name = written[0].dtype, name_of(func)
+        self.write_kernel(kind, dtype, number, flops, num_bytes, dims, name, seconds)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -32,6 +32,7 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._lock = threading.Lock()
+        self._cancelled = threading.Event()
 
     def call(
         self,
@@ -45,9 +46,11 @@ class Worker:
 
         Raises:
             AdvisorError: what the child raised, as the same class.
-            WorkerError: the child died or did not answer in time.
+            WorkerError: the child died or did not answer in time, or `cancel` ended it.
         """
         with self._lock:
+            if self._cancelled.is_set():
+                raise WorkerError("worker.cancelled")
             process = self._running()
             assert process.stdin is not None
             try:
@@ -67,6 +70,8 @@ class Worker:
                 if line is None:
                     code = process.wait()
                     self._stop()
+                    if self._cancelled.is_set():
+                        raise WorkerError("worker.cancelled")
                     raise WorkerError("worker.died", method=method, code=code)
                 answer = json.loads(line)
                 if "progress" in answer:
@@ -76,6 +81,17 @@ class Worker:
                 if "error" in answer:
                     raise AdvisorError.decode(answer["error"])
                 return answer["result"]
+
+    def cancel(self) -> None:
+        """End the child in the middle of its work; calls fail until `resume`."""
+        self._cancelled.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def resume(self) -> None:
+        """Let calls through again after `cancel`; the next one starts a new child."""
+        self._cancelled.clear()
 
     def close(self) -> None:
         """End the child."""

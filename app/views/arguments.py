@@ -28,7 +28,7 @@ def answer(asked: Question) -> tuple[Recommendation | None, AdvisorError | None]
         return last.recommendation, None
     try:
         with st.spinner(t("headline.loading", lang)):
-            found = cache.recommend(asked, lambda _: None)
+            found = cache.whole(asked)
     except AdvisorError as error:
         return (last.recommendation if last else None), error
     shown = {a.field: forms.format_value(a.field, a.value, lang, found.plan) for a in found.advice}

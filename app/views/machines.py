@@ -25,7 +25,7 @@ if shown is None:
     with waiting.container():
         headline(t("machines.loading", lang), t("machines.loading.caption", lang))
     try:
-        shown = cache.recommend(asked, lambda _event: None)
+        shown = cache.whole(asked)
     except AdvisorError as problem:
         error = problem
     waiting.empty()

@@ -2,8 +2,7 @@
 
 import streamlit as st
 
-from advisor.errors import AdvisorError, InputError
-from advisor.locale import Message, catalogue, render
+from advisor.errors import AdvisorError, InputError, WorkerError
 from app import cache, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
 from app.components import SOURCES, heading, headline
 from app.texts import t
@@ -37,28 +36,16 @@ rest = st.container()
 
 error: AdvisorError | None = None
 last = state.last_answer()
-if last is None or last.question != asked:
-    with top:
-        waiting_title = st.empty()
-    waiting = [answer_card.empty(), left.empty(), right.empty()]
-    with waiting_title.container():
-        headline(t("headline.loading", lang), t("headline.loading.caption", lang))
-    plan_inputs.loading_cards(slots, asked)
-    with waiting[0].container():
-        progress = st.empty()
-        progress.caption(t("progress.start", lang))
-    waiting[1].skeleton(height=380)
-    waiting[2].skeleton(height=380)
-
-    def show(event: cache.Progress | None) -> None:
-        """Say how far the answer is, where the catalogue knows the step."""
-        if event is not None and event[0] in catalogue("advisor.locale", lang):
-            progress.caption(render(Message(id=event[0], params=event[1]), lang))
-
+if state.is_given_up(asked):
+    error = WorkerError("worker.cancelled")
+elif last is None or last.question != asked:
+    waiting = plan_parts.Waiting(asked, top, (answer_card, left, right), slots)
+    if last is None:
+        waiting.open()
     try:
         if last is None:
             cache.machine(refresh=True)  # what is free now, not when the server was started
-        recommendation = cache.recommend(asked, show)
+        recommendation, whole = cache.recommend(asked, waiting.show)
     except AdvisorError as problem:
         error = problem
     else:
@@ -66,12 +53,11 @@ if last is None or last.question != asked:
             a.field: forms.format_value(a.field, a.value, lang, recommendation.plan)
             for a in recommendation.advice
         }
-        last = state.Answer(question=asked, recommendation=recommendation)
+        last = state.Answer(question=asked, recommendation=recommendation, whole=whole)
         state.keep_answer(last, rows)
         if plan_parts.method_choices(asked) != offered:
             st.rerun()  # the answer told what the knob may offer
-    for slot in (waiting_title, *waiting):
-        slot.empty()
+    waiting.close()
 
 live = error is None
 shown = last.recommendation if last is not None else None
@@ -123,7 +109,10 @@ if shown is not None:
             map_slot = st.skeleton(height=268)
         with low_right:
             heading(t("alternatives.title", lang))
-            plan_parts.alternatives(shown)
+            if last is not None and last.whole:
+                plan_parts.alternatives(shown)
+            else:
+                plan_parts.fill_in(asked)
     if others:
         half = (len(others) + 1) // 2
         with rest:
@@ -133,6 +122,6 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    if map_slot is not None:
+    if map_slot is not None and last is not None and last.whole:
         # Last, because it may take a while: the skeleton stands until then.
         plan_parts.batch_map(map_slot, asked, shown)

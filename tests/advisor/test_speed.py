@@ -52,6 +52,7 @@ def profile(**columns):
         "per_layer": np.zeros((5, 3)),
         "shaped": np.zeros(0, dtype=np.int32),
         "dims": np.zeros((0, 4, 6)),
+        "operator": np.full(5, "mul"),
         "num_trained": np.array([8, 2]),
     }
     nothing = np.zeros(0)

@@ -321,7 +321,7 @@ class FakeAdvisor:
             return choice.choose(self.this_machine, name)
         return self.this_machine if name is None else gpu_machine(source="catalogue")
 
-    def recommend(self, question, *, on_progress=None):
+    def recommend(self, question, *, on_progress=None, on_first=None):
         self.asked.append(question)
         if on_progress:
             on_progress("test.progress", {})

@@ -144,7 +144,7 @@ def test_adapters_are_offered_where_there_is_something_to_adapt(open_page, fake,
 )
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_errors_are_in_the_language_of_the_page(open_page, fake, monkeypatch, error, lang):
-    def refuse(question, *, on_progress=None):
+    def refuse(question, *, on_progress=None, on_first=None):
         raise error
 
     monkeypatch.setattr(fake, "recommend", refuse)
@@ -154,7 +154,7 @@ def test_errors_are_in_the_language_of_the_page(open_page, fake, monkeypatch, er
 
 
 def test_refused_method_can_be_given_up(open_page, fake, monkeypatch):
-    def refuse(question, *, on_progress=None):
+    def refuse(question, *, on_progress=None, on_first=None):
         raise InputError("The model demo has no weights.", field="method")
 
     monkeypatch.setattr(fake, "recommend", refuse)

@@ -265,6 +265,8 @@ class Rows:
         length = plan["max_length"]
         ids = torch.randint(3, config["vocab_size"], (length,), generator=generator)
         mask = torch.ones(length, dtype=torch.int64)
+        if plan.get("attention_mask"):
+            mask[-1] = 0  # padded
         self.row = {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
 
     def __len__(self) -> int:
