@@ -168,6 +168,8 @@ def test_the_smallest_plan_takes_the_smallest_states_and_adapters_keep_adamw():
     assert solve(facts, goal="smallest", methods=("full",)).plan.optim == "adafactor"
     assert solve(facts, goal="smallest", methods=("lora",)).plan.optim == "adamw_torch_fused"
     assert solve(facts_on(cpu()), goal="smallest", methods=("full",)).plan.optim == "adafactor"
+    hopeless = facts_on(machine_from_name("T4"), parameters=1.3e9)  # for AdamW
+    assert solve(hopeless, goal="smallest", methods=("full",)).plan.optim == "adafactor"
     held = {"optim": "adamw_bnb_8bit"}
     assert solve(facts, held, "smallest", ("full",)).plan.optim == "adamw_bnb_8bit"
 
