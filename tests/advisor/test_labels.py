@@ -195,7 +195,7 @@ def test_what_fits_several_tasks_or_none_is_refused_with_the_choices(tmp_path):
         ("bert", "BertModel", plain),
     ):
         path = model(tmp_path, kind, architecture)
-        with pytest.raises(InputError, match="causal-lm and text-classification") as raised:
+        with pytest.raises(InputError, match="causal-lm, text-classification") as raised:
             infer_task(path, str(data))
         assert raised.value.field == "task"
     assert infer_task("demo", str(labelled)) == "causal-lm"
