@@ -144,6 +144,8 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
         )
         if asked.plan.quantization.load_in_8bit:
             said.append("int8: no outlier columns; never measured.")
+        if asked.plan.lora is not None and asked.plan.lora.use_dora:
+            said.append("DoRA on quantised weights: read in source, never measured.")
     if asked.expandable and not asked.plan.is_sharded():
         said.append("Expandable segments: read in source, never measured.")
     if not is_measured:
