@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from advisor import demo
+from advisor import demo, hub, sources
 from advisor.errors import InputError
+from advisor.file_formats import Format
+from advisor.locale import Message, render
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.rows import Rows, load_rows
@@ -33,11 +35,11 @@ class DataDescription:
 
     name: str
     path: str
-    format: Literal["jsonl", "json", "csv", "txt"]
+    format: Format
     columns: tuple[str, ...]
     text_column: str
     num_rows: int
-    """Rows of the training split, exact."""
+    """Rows of the training split; exact where `rows_are_counted`."""
     num_eval_rows: int
     """Rows of the evaluation split (a file of its own, or split off)."""
     num_measured_rows: int
@@ -57,8 +59,13 @@ class DataDescription:
     """First rows' text, each cut at 300 characters."""
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    """The findings in English."""
+    findings: tuple[Message, ...] = ()
+    """What to know about the rows before the first step: see `advisor.row_findings`."""
+    rows_are_counted: bool = True
+    """False: large data, of which the numbers of rows are estimates."""
     validation_path: str | None = None
-    """File the evaluation rows come from; None: split off."""
+    """Where the evaluation rows come from; None: the data's own split, or split off."""
 
     def longest_batch_tokens(self, max_length: int) -> int:
         """Length of the longest row after cutting at `max_length`: sizes the peak."""
@@ -186,30 +193,33 @@ def describe_data(
     """Describe a data set by the token lengths the model's tokenizer gives its rows.
 
     Args:
-        path: a data file (see `load_rows`), or "demo".
+        path: the data (see `load_rows`), or "demo". Of large data, a sample is read.
         model: whose tokenizer counts; without one, a token per four bytes is assumed.
         task: slug of `advisor.tasks`.
         text_column: where the text is; inferred when left out.
-        validation_path: the evaluation file, if there is one.
+        validation_path: the evaluation rows, if they are elsewhere.
 
     Raises:
         InputError: the data or the tokenizer cannot be read.
     """
-    rows = load_rows(path, text_column, validation_path, task)
-    file = demo.resolve(str(path), "data")
-    other = None if validation_path is None else Path(validation_path).expanduser()
-    lengths, longest, notes = _measure(rows, model)
+    rows = load_rows(path, text_column, validation_path, task, sample=True)
+    place = str(path) if hub.is_data_id(str(path)) else str(demo.resolve(str(path), "data"))
+    other = None if validation_path is None else str(validation_path)
+    if other is not None and not hub.is_data_id(other):
+        other = str(Path(other).expanduser())
+    lengths, longest, measuring = _measure(rows, model)
+    findings = (*rows.findings, *measuring)
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
     kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
     return DataDescription(
-        name=demo.NAME if demo.is_demo(file) else file.name,
-        path=str(file),
+        name=_name(place),
+        path=place,
         format=rows.format,
         columns=tuple(rows.train.column_names),
         text_column=rows.text_column,
-        num_rows=len(rows.train),
-        num_eval_rows=len(rows.evaluation),
+        num_rows=rows.num_train_rows,
+        num_eval_rows=rows.num_eval_rows,
         num_measured_rows=len(ordered),
         lengths=tuple(kept),
         length_source="tokenizer" if model.has_tokenizer else "bytes",
@@ -223,13 +233,21 @@ def describe_data(
             text[:_PREVIEW_CHARACTERS]
             for text in rows.train[: min(_PREVIEW_ROWS, len(rows.train))][rows.text_column]
         ),
-        fingerprint=_fingerprint(file, other, rows.text_column),
-        notes=(*rows.notes, *notes),
-        validation_path=None if other is None else str(other),
+        fingerprint=_fingerprint(place, other, rows.text_column),
+        notes=tuple(render(finding) for finding in findings),
+        findings=findings,
+        rows_are_counted=rows.is_counted,
+        validation_path=other,
     )
 
 
-def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[str, ...]]:
+def _name(place: str) -> str:
+    if demo.is_demo(Path(place)):
+        return demo.NAME
+    return place if hub.is_data_id(place) else Path(place).name
+
+
+def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple[Message, ...]]:
     """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
     import numpy as np
 
@@ -237,11 +255,8 @@ def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple
     num_bytes = np.concatenate([_byte_lengths(part, rows.text_column) for part in parts])
     if not model.has_tokenizer:
         lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
-        note = (
-            f"The model has no tokenizer: lengths are bytes divided by {_BYTES_PER_TOKEN}, "
-            "not counted tokens."
-        )
-        return lengths, max(lengths), (note,)
+        params = {"bytes": _BYTES_PER_TOKEN}
+        return lengths, max(lengths), (Message(id="data.no_tokenizer", params=params),)
     tokenizer = _load_tokenizer(model)
     sample = _draw_sample(num_bytes)
     lengths = _token_lengths(tokenizer, parts, rows.text_column, sample)
@@ -249,12 +264,13 @@ def _measure(rows: Rows, model: ModelDescription) -> tuple[list[int], int, tuple
         return lengths, max(lengths), ()
     longest = np.argsort(num_bytes, kind="stable")[-_NUM_LONGEST:]
     most = max(_token_lengths(tokenizer, parts, rows.text_column, longest))
-    note = (
-        f"Token lengths are of a sample: sampled {len(sample):,} of {len(num_bytes):,} rows, drawn "
-        f"over the whole data with seed {_SAMPLE_SEED}; the {_NUM_LONGEST} longest rows by bytes "
-        "were counted besides, for the longest."
-    )
-    return lengths, most, (note,)
+    params = {
+        "sampled": len(sample),
+        "rows": len(num_bytes),
+        "seed": _SAMPLE_SEED,
+        "longest": _NUM_LONGEST,
+    }
+    return lengths, most, (Message(id="data.sampled_rows", params=params),)
 
 
 def _byte_lengths(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
@@ -300,7 +316,7 @@ def _load_tokenizer(model: ModelDescription) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            model.path, local_files_only=True, trust_remote_code=False
+            hub.model_directory(model.path), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises bare Exception
         text = " ".join(str(error).split()).rstrip(".")
@@ -323,7 +339,7 @@ def _reduce(ordered: Sequence[int]) -> list[int]:
     return [ordered[round(i * last / (_MAX_LENGTHS - 1))] for i in range(_MAX_LENGTHS)]
 
 
-def _fingerprint(file: Path, other: Path | None, column: str) -> str:
-    files = [file] if other is None else [file, other]
-    stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(json.dumps([stats, column]).encode()).hexdigest()
+def _fingerprint(place: str, other: str | None, column: str) -> str:
+    places = [place] if other is None else [place, other]
+    stamps = [(p, *sources.stamp(p)) for p in places]
+    return hashlib.sha256(json.dumps([stamps, column]).encode()).hexdigest()

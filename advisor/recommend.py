@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, records
+from advisor import demo, records, sources
 from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
 from advisor.errors import InputError, PlanError, SimulationError
@@ -119,9 +119,10 @@ class Advisor:
         if question.data is None:
             return None
         task = find_trainable_task(question.task or DEFAULT_TASK).slug
-        where = demo.resolve(question.data, "data")
-        key = ("data", str(where), question.text_column, question.validation, question.model, task)
-        key = (*key, *_stamps(where), *_stamps(demo.resolve(question.model, "model")))
+        key = ("data", question.data, question.text_column, question.validation, question.model)
+        key = (*key, task, *_stamps(demo.resolve(question.model, "model")))
+        for place in (question.data, question.validation):
+            key = (*key, place, *sources.stamp(place or ""))
         if key not in self._described:
             answer = self._worker.call(
                 "describe_data",

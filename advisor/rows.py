@@ -1,29 +1,26 @@
-"""The one reader of data files, for description and trainer. Reads disk, writes a cache.
+"""The one reader of data, for description and trainer: rows, read, checked and split.
 
-The `datasets` library does the reading (its Arrow cache lies under `advisor.home.cache_dir()`);
-where it fails, `advisor.row_faults` looks for the line at fault.
+`advisor.sources` finds the files, `advisor.file_reading` reads them, `advisor.row_findings` looks
+at what they hold. Touches disk; the Hub for its ids alone.
 """
 
-import contextlib
-import csv
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from advisor import demo, row_faults
+from advisor import row_findings
 from advisor.errors import InputError
-from advisor.home import cache_dir
+from advisor.file_formats import Format
+from advisor.file_reading import Table, fault_of, read_column, read_table
+from advisor.locale import Message, render
+from advisor.row_findings import Texts
+from advisor.sources import Source, find_sources
 from advisor.tasks import find_task
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-Format = Literal["jsonl", "json", "csv", "txt"]
-
-_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".txt": "txt"}
 _SPLIT_SEED = 42
 _MAX_SPLIT_ROWS = 2000
 
@@ -36,10 +33,21 @@ class Rows:
     evaluation: "datasets.Dataset"
     text_column: str
     format: Format
-    """Of the training file."""
+    """Of the training files."""
     num_empty_rows: int
     """Rows of all files left out because they hold no text: empty, null or not text."""
-    notes: tuple[str, ...] = ()
+    num_train_rows: int
+    """Of the whole data, of which `train` may be a sample."""
+    num_eval_rows: int
+    is_counted: bool = True
+    """False: the numbers of rows are estimates."""
+    findings: tuple[Message, ...] = ()
+    """What is to be said about the rows, in the order of reading."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The findings in English."""
+        return tuple(render(finding) for finding in self.findings)
 
 
 def load_rows(
@@ -49,211 +57,98 @@ def load_rows(
     task: str = "causal-lm",
     *,
     validation_split_percentage: float = 5,
+    sample: bool = False,
 ) -> Rows:
-    """Read a local data file and its evaluation split.
+    """Read data and its evaluation split.
 
-    JSON Lines, a JSON array (of objects, or of texts), CSV with a header, or plain text with one
-    text a line; blank lines and rows without text are left out, and a note counts them.
+    JSON Lines, a JSON array (of objects, or of texts), CSV or TSV with a header, plain text with
+    one text a line, parquet; each also compressed. Blank lines and rows without text are left out,
+    and a finding counts them.
 
     Args:
-        path: .jsonl, .json, .csv or .txt file, UTF-8; or "demo".
+        path: a file, a glob, a directory of files or as `save_to_disk` writes it, an id of the Hub
+            (owner/name[@revision][:config[:split]]), or "demo".
         text_column: where the text is; looked for under the task's usual names when left out.
-        validation_path: a file to evaluate on; without it rows are held out: the same ones each
-            time, at least 1 and at most 2,000.
+        validation_path: what to evaluate on; without it, and without a validation split of the
+            data's own, rows are held out: the same ones each time, at least 1 and at most 2,000.
         task: slug of `advisor.tasks`.
         validation_split_percentage: share of rows held out, in percent.
+        sample: of large data, read a part: enough to describe them.
 
     Raises:
-        InputError: a file that cannot be read (names the line), no such column, too few rows.
+        InputError: data that cannot be read (names the line), no such column, too few rows.
     """
-    file = demo.resolve(str(path), "data")
-    format_ = _format_of(file, "data")
-    whole, notes = _read(file, format_, text_column, task)
-    column = _find_text_column(whole, file, text_column, task)
-    rows, num_dropped, more = _with_text(whole, file, format_, column)
-    notes += more
-    if validation_path is not None:
-        other = Path(validation_path).expanduser()
-        other_format = _format_of(other, "validation")
-        whole_other, other_notes = _read(other, other_format, column, task)
-        _require_column(whole_other, other, column)
-        evaluation, num_dropped_other, more = _with_text(whole_other, other, other_format, column)
-        notes += other_notes + more
-        return Rows(
-            train=rows,
-            evaluation=evaluation,
-            text_column=column,
-            format=format_,
-            num_empty_rows=num_dropped + num_dropped_other,
-            notes=notes,
-        )
-    train, evaluation = _split(rows, file, validation_split_percentage)
-    share = 100 * len(evaluation) / len(rows)
-    held_out = (
-        f"No validation file: {len(evaluation):,} of {len(rows):,} rows ({share:.2g} %) are held "
-        f"out for evaluation, drawn with seed {_SPLIT_SEED}."
-    )
+    other = None if validation_path is None else str(validation_path)
+    source, other_source, found = find_sources(str(path), other, sample=sample)
+    table = read_table(source, (text_column,) if text_column else find_task(task).text_columns)
+    column = _find_text_column(table, text_column, task)
+    texts, findings = _texts(table, column)
+    if other_source is not None:
+        other_table = read_table(other_source, (column,))
+        _require_column(other_table, column)
+        other_texts, more = _texts(other_table, column)
+        train, evaluation = texts.there, other_texts.there
+        both = texts.hashes[train], other_texts.hashes[evaluation]
+        findings += (*more, *row_findings.overlap(*both))
+        parts = _select(texts.table, train), _select(other_texts.table, evaluation)
+        num_empty = int((~train).sum() + (~evaluation).sum())
+    else:
+        held_out = _held_out(int(texts.there.sum()), source, validation_split_percentage)
+        train, evaluation = texts.there.copy(), texts.there.copy()
+        train[texts.there], evaluation[texts.there] = ~held_out, held_out
+        findings += tuple(row_findings.overlap(texts.hashes[train], texts.hashes[evaluation]))
+        parts = _select(texts.table, train), _select(texts.table, evaluation)
+        num_empty = int((~texts.there).sum())
+    totals = _totals(source, other_source, texts.there, parts, validation_split_percentage)
+    if other_source is None:
+        findings += (_held_out_finding(*totals),)
+    counted = source.is_counted and (other_source is None or other_source.is_counted)
     return Rows(
-        train=train,
-        evaluation=evaluation,
+        train=parts[0],
+        evaluation=parts[1],
         text_column=column,
-        format=format_,
-        num_empty_rows=num_dropped,
-        notes=(*notes, held_out),
+        format=source.format,
+        num_empty_rows=num_empty,
+        num_train_rows=totals[0],
+        num_eval_rows=totals[1],
+        is_counted=counted,
+        findings=(*findings, *found),
     )
 
 
-def _format_of(file: Path, field: str) -> Format:
-    """Of the suffix; what JSON it is, its first character decides."""
-    if not file.exists():
-        raise InputError("rows.absent", path=file, field=field)
-    if not file.is_file():
-        raise InputError("rows.no_file", path=file, field=field)
-    format_ = _SUFFIXES.get(file.suffix.lower())
-    if format_ is None:
-        raise InputError("rows.suffix", suffixes=tuple(_SUFFIXES), name=file.name, field=field)
-    try:
-        with file.open("rb") as stream:
-            start = next((line for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
-    except OSError as error:
-        raise InputError(
-            "rows.cannot_open", path=file, reason=error.strerror, field=field
-        ) from error
-    if not start:
-        raise InputError("rows.empty", path=file, field=field)
-    if format_ in ("json", "jsonl"):
-        start = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-        if start.startswith(b"["):
-            return "json"
-        if format_ == "json" and not _is_json(start):
-            fault = row_faults.find_json_fault(file)
-            if fault is not None:
-                raise InputError("row_faults.fault", fault=fault, field=field)
-            raise InputError("rows.one_object", path=file, field=field)
-        return "jsonl"
-    return format_
+def _texts(table: Table, column: str) -> tuple[Texts, tuple[Message, ...]]:
+    """The column's texts, and what is to be said about them.
 
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _read(
-    file: Path, format_: Format, text_column: str | None, task: str
-) -> tuple["datasets.Dataset", tuple[str, ...]]:
-    """All columns of the file; the text column alone where others change their type on the way."""
+    Raises:
+        InputError: bytes that are no text, or no row with text.
+    """
+    import datasets
     import pyarrow as pa
-    from datasets.exceptions import DatasetsError
 
-    names = (text_column,) if text_column else find_task(task).text_columns
-    failures = (DatasetsError, pa.ArrowException, OSError, TypeError, ValueError)
+    findings = table.findings
+    if isinstance(table.dataset.features[column], datasets.Json):
+        # datasets keeps such a column as JSON and turns the text "4" into a number
+        params = {"column": column, "file": Path(table.source.name).name}
+        findings += (Message(id="data.mixed_column", params=params),)
+        table = read_column(table, column)
     try:
-        with _quiet():
-            return _read_all_columns(file, format_, names), ()
-    except failures as error:
-        fault = row_faults.find_fault(file, format_)
-        column = None if fault else _first_column(file, format_, names)
-        if column is None:
-            raise row_faults.as_input_error(file, format_, fault, error) from error
-        cause = row_faults.root_cause(error)
-    try:
-        with _quiet():
-            texts = _read_one_column(file, format_, column)
-    except failures as error:
-        raise row_faults.as_input_error(file, format_, None, error) from error
-    return texts, (f"Only column {column!r} of {file.name} is read; reading all failed: {cause}.",)
+        texts = Texts(table, column)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise fault_of(table.source, error) from error
+    if not texts.there.any():
+        raise InputError("rows.no_row", path=table.source.name, column=column, field="text_column")
+    return texts, (*findings, *texts.findings())
 
 
-def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "datasets.Dataset":
-    import datasets
+def _select(table: Table, mask: "np.ndarray") -> "datasets.Dataset":
+    import numpy as np
 
-    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
-    if format_ == "txt":
-        # the BOM some editors write is no text
-        return datasets.Dataset.from_text(str(file), encoding="utf-8-sig", **options)
-    if format_ == "csv":
-        # "NA" and "None" are words, and 007 in a text column is a text
-        options |= {"keep_default_na": False, "na_values": [""]}
-        options["converters"] = {n: str for n in _csv_header(file) if n in names}
-        return datasets.Dataset.from_csv(str(file), **options)
-    # rows that look like the logs of a coding agent would be rewritten otherwise
-    return datasets.Dataset.from_json(str(file), parse_agent_traces=False, **options)
+    if mask.all():
+        return table.dataset
+    return cast("datasets.Dataset", table.dataset.select(np.flatnonzero(mask)))
 
 
-def _first_column(file: Path, format_: Format, names: tuple[str, ...]) -> str | None:
-    """The first of `names` that the file has, by its header or first object."""
-    there = _csv_header(file) if format_ == "csv" else next(_json_rows(file, format_), ())
-    return next((name for name in names if name in there), None)
-
-
-def _read_one_column(file: Path, format_: Format, column: str) -> "datasets.Dataset":
-    import datasets
-
-    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
-    if format_ == "csv":
-        return datasets.Dataset.from_csv(
-            str(file), usecols=[column], converters={column: str}, **options
-        )
-    dataset = datasets.Dataset.from_generator(
-        _column_of,
-        features=datasets.Features({column: datasets.Value("string")}),
-        # the time makes a changed file another entry of the cache
-        gen_kwargs={
-            "file": file,
-            "format_": format_,
-            "column": column,
-            "modified": file.stat().st_mtime_ns,
-        },
-        **options,
-    )
-    return cast("datasets.Dataset", dataset)
-
-
-def _column_of(
-    file: Path,
-    format_: Format,
-    column: str,
-    modified: int,  # noqa: ARG001
-) -> Iterator[dict[str, str | None]]:
-    for row in _json_rows(file, format_):
-        value = row.get(column)
-        yield {column: value if isinstance(value, str) else None}
-
-
-def _json_rows(file: Path, format_: Format) -> Iterator[dict[str, Any]]:
-    """The objects of a well-formed file; what is no object in an array counts as an empty one."""
-    with file.open(encoding="utf-8-sig") as stream:
-        rows = (
-            json.load(stream) if format_ == "json" else map(json.loads, filter(str.strip, stream))
-        )
-        for row in rows:
-            yield row if isinstance(row, dict) else {}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no log lines of datasets: what goes wrong is in the InputError."""
-    import datasets
-    from datasets.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            datasets.enable_progress_bars()
-
-
-def _csv_header(file: Path) -> list[str]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        return next(csv.reader(stream), [])
+# --- the text column -------------------------------------------------------------------------
 
 
 def _is_text(feature: Any) -> bool:
@@ -265,29 +160,29 @@ def _is_text(feature: Any) -> bool:
     )
 
 
-def _find_text_column(
-    dataset: "datasets.Dataset", file: Path, text_column: str | None, task: str
-) -> str:
+def _find_text_column(table: Table, text_column: str | None, task: str) -> str:
     if text_column is not None:
-        _require_column(dataset, file, text_column)
+        _require_column(table, text_column)
         return text_column
+    name, dataset = table.source.name, table.dataset
     texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
-    for name in find_task(task).text_columns:
-        if name in texts:
-            return name
+    for usual in find_task(task).text_columns:
+        if usual in texts:
+            return usual
     if len(texts) == 1:
         return texts[0]
     if texts:
-        raise InputError("rows.which_column", path=file, names=texts, field="text_column")
+        raise InputError("rows.which_column", path=name, names=texts, field="text_column")
     columns = _columns_in_words(dataset)
-    raise InputError("rows.no_text_column", path=file, columns=columns, field="text_column")
+    raise InputError("rows.no_text_column", path=name, columns=columns, field="text_column")
 
 
-def _require_column(dataset: "datasets.Dataset", file: Path, column: str) -> None:
+def _require_column(table: Table, column: str) -> None:
+    dataset = table.dataset
     if column not in dataset.features:
         raise InputError(
             "rows.no_column",
-            path=file,
+            path=table.source.name,
             column=column,
             names=tuple(dataset.column_names),
             field="text_column",
@@ -295,7 +190,7 @@ def _require_column(dataset: "datasets.Dataset", file: Path, column: str) -> Non
     if not _is_text(dataset.features[column]):
         raise InputError(
             "rows.column_no_text",
-            path=file,
+            path=table.source.name,
             column=column,
             columns=_columns_in_words(dataset),
             field="text_column",
@@ -311,68 +206,51 @@ def _columns_in_words(dataset: "datasets.Dataset") -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
-def _with_text(
-    dataset: "datasets.Dataset", file: Path, format_: Format, column: str
-) -> tuple["datasets.Dataset", int, tuple[str, ...]]:
-    """The rows whose `column` is a text that is not blank, how many are left out, and notes."""
-    import datasets
-    import pyarrow as pa
-
-    notes: tuple[str, ...] = ()
-    if isinstance(dataset.features[column], datasets.Json):
-        # datasets keeps such a column as JSON and turns the text "4" into a number
-        notes = (f"Column {column!r} of {file.name} mixes types, so it alone is read.",)
-        with _quiet():
-            dataset = _read_one_column(file, format_, column)
-    try:
-        keep = _text_mask(dataset, column)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        fault = row_faults.find_fault(file, format_)
-        raise row_faults.as_input_error(file, format_, fault, error) from error
-    num_dropped = int((~keep).sum())
-    if num_dropped == len(dataset):
-        raise InputError("rows.no_row", path=file, column=column, field="text_column")
-    if not num_dropped:
-        return dataset, 0, notes
-    left_out = (
-        f"{num_dropped:,} of {len(dataset):,} rows of {file.name} "
-        f"{'is' if num_dropped == 1 else 'are'} left out: "
-        f"column {column!r} is empty, null or not text."
-    )
-    return _select(dataset, keep), num_dropped, (*notes, left_out)
+# --- the split -------------------------------------------------------------------------------
 
 
-def _select(dataset: "datasets.Dataset", mask: "np.ndarray") -> "datasets.Dataset":
-    import numpy as np
-
-    return cast("datasets.Dataset", dataset.select(np.flatnonzero(mask)))
+def _num_held_out(num_rows: int, percentage: float) -> int:
+    return min(max(round(num_rows * percentage / 100), 1), _MAX_SPLIT_ROWS, num_rows - 1)
 
 
-def _text_mask(dataset: "datasets.Dataset", column: str) -> "np.ndarray":
-    import numpy as np
-    import pyarrow.compute as pc
-
-    masks = [np.zeros(0, dtype=bool)]
-    for chunk in dataset.data.column(column).chunks:
-        chunk.validate(full=True)  # pyarrow's JSON reader takes bytes that are not UTF-8
-        trimmed = pc.call_function("utf8_trim_whitespace", [chunk])
-        num_bytes = pc.call_function("binary_length", [trimmed])
-        masks.append(pc.fill_null(num_bytes, 0).to_numpy(zero_copy_only=False) > 0)
-    return np.concatenate(masks)
-
-
-def _split(
-    rows: "datasets.Dataset", file: Path, percentage: float
-) -> tuple["datasets.Dataset", "datasets.Dataset"]:
-    """Training rows in the file's order, and the ones held out."""
+def _held_out(num_rows: int, source: Source, percentage: float) -> "np.ndarray":
+    """Which rows are held out for evaluation; the others train, in the files' order."""
     import numpy as np
 
     if not 0 < percentage < 100:
         raise InputError("rows.percentage", got=percentage, field="validation_split_percentage")
-    if len(rows) < 2:
-        raise InputError("rows.one_row", path=file, field="data")
-    num_held_out = min(max(round(len(rows) * percentage / 100), 1), _MAX_SPLIT_ROWS, len(rows) - 1)
-    chosen = np.random.default_rng(_SPLIT_SEED).choice(len(rows), num_held_out, replace=False)
-    held_out = np.zeros(len(rows), dtype=bool)
+    if num_rows < 2:
+        raise InputError("rows.one_row", path=source.name, field="data")
+    number = _num_held_out(num_rows, percentage)
+    chosen = np.random.default_rng(_SPLIT_SEED).choice(num_rows, number, replace=False)
+    held_out = np.zeros(num_rows, dtype=bool)
     held_out[chosen] = True
-    return _select(rows, ~held_out), _select(rows, held_out)
+    return held_out
+
+
+def _totals(
+    source: Source,
+    other: Source | None,
+    there: "np.ndarray",
+    parts: tuple["datasets.Dataset", "datasets.Dataset"],
+    percentage: float,
+) -> tuple[int, int]:
+    """Training and evaluation rows of the whole data, of which `parts` may be a sample."""
+    train, evaluation = len(parts[0]), len(parts[1])
+    if source.num_rows is not None:
+        # rows without text are as frequent in the whole as in the sample
+        whole = max(round(source.num_rows * float(there.mean())), train + evaluation)
+        if other is None:
+            evaluation = _num_held_out(whole, percentage)
+            return whole - evaluation, evaluation
+        train = whole
+    if other is not None and other.num_rows is not None:
+        evaluation = other.num_rows
+    return train, evaluation
+
+
+def _held_out_finding(num_train_rows: int, num_eval_rows: int) -> Message:
+    rows = num_train_rows + num_eval_rows
+    percent = float(f"{100 * num_eval_rows / rows:.2g}")
+    params = {"held": num_eval_rows, "rows": rows, "percent": percent, "seed": _SPLIT_SEED}
+    return Message(id="data.held_out", params=params)

@@ -19,8 +19,10 @@ import transformers
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from advisor import hub, row_findings
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
+from advisor.locale import render
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import load_rows
 from advisor.tasks import find_trainable_task
@@ -130,8 +132,12 @@ def build_tokenizer(args: ModelArguments) -> Any:
         InputError: it cannot be loaded, or has neither token.
     """
     name = args.tokenizer_name or args.model_name_or_path or args.config_name
+    assert name is not None  # check_arguments wants one of them
+    directory = hub.model_directory(name)
     with _as_input_error("tokenizer", name):
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError("train.padding", name=name, field="tokenizer_name")
@@ -165,13 +171,16 @@ def build_model(args: ModelArguments, task: str, *, with_checkpointing: bool) ->
             options["device_map"] = {"": torch.cuda.current_device()}
     name = args.model_name_or_path or args.config_name
     assert name is not None  # check_arguments wants one of them
+    directory = hub.fetch_model(name) if args.model_name_or_path else hub.model_directory(name)
     with _as_input_error("model", name):
         if args.model_name_or_path:
-            model = auto_class.from_pretrained(name, **options)
+            model = auto_class.from_pretrained(directory, local_files_only=True, **options)
         elif args.method == "qlora":
             raise InputError("train.qlora_weights", name=name, field="model")
         else:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
             model = auto_class.from_config(config, **options)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
@@ -264,9 +273,11 @@ class _Data:
             pad_to_multiple_of=args.pad_to_multiple_of,
             padding_free=args.padding_free,
         )
-        self.warnings: list[tuple[str, str]] = []
-        if rows.num_empty_rows:
-            self.warnings.append(("rows_left_out", rows.notes[0]))
+        self.warnings = [
+            (finding.id.replace("data.", "rows_", 1), render(finding))
+            for finding in rows.findings
+            if row_findings.is_warning(finding)
+        ]
         whole: Any = self.train.with_format("numpy")["whole_length"][:]
         num_cut = int((whole > args.max_seq_length).sum())
         if num_cut:

@@ -142,6 +142,7 @@ def _subject(recommendation: Recommendation, lang: str) -> list[str]:
     ]
     if data is not None:
         rows.append((_say("data", lang), _say("rows", lang, name=data.name, rows=data.num_rows)))
+        rows += [("", render(finding, lang)) for finding in data.findings]
     return _table(rows)
 
 

@@ -1,0 +1,289 @@
+"""Reads the files of a source into one table through `datasets`. Reads disk, writes a cache.
+
+Where the library fails, `advisor.row_faults` looks for the line at fault. The library's Arrow cache
+lies under `advisor.home.cache_dir()`.
+"""
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from advisor import row_faults
+from advisor.errors import InputError
+from advisor.file_formats import DELIMITERS, Format
+from advisor.home import cache_dir
+from advisor.locale import Message
+from advisor.sources import Source
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All rows of a source, in the order of its files."""
+
+    dataset: "datasets.Dataset"
+    source: Source
+    ends: tuple[int, ...]
+    """Rows up to the end of each file."""
+    findings: tuple[Message, ...] = ()
+
+    def place(self, index: int) -> tuple[str, int]:
+        """The file of a row and its number there, from 1; blank lines are no rows."""
+        number = next(i for i, end in enumerate(self.ends) if index < end)
+        start = self.ends[number - 1] if number else 0
+        return self.source.short_name(number), index - start + 1
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What `datasets` and Arrow raise about a file that they cannot read."""
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    return (
+        DatasetsError,
+        pa.ArrowException,
+        OSError,
+        TypeError,
+        ValueError,
+        KeyError,
+        RecursionError,
+        OverflowError,
+    )
+
+
+def read_table(source: Source, names: Sequence[str]) -> Table:
+    """All columns of all files; the text column alone where others change their type on the way.
+
+    Args:
+        source: what to read.
+        names: names a text column may have, most likely first.
+
+    Raises:
+        InputError: a file that cannot be read (names the line), or files without a common column.
+    """
+    parts, findings = [], []
+    for i in range(len(source.files)):
+        dataset, more = _read_file(source, i, tuple(names))
+        parts.append(dataset)
+        findings += more
+    ends = tuple(accumulate(len(part) for part in parts))
+    dataset, more = _joined(source, parts)
+    return Table(dataset=dataset, source=source, ends=ends, findings=(*findings, *more))
+
+
+def read_column(table: Table, column: str) -> Table:
+    """The same rows with `column` alone, as text; what is no text is null."""
+    import datasets
+
+    source = table.source
+    with quiet():
+        parts = [_read_one_column(file, source.format, column) for file in source.files]
+        dataset = cast("datasets.Dataset", datasets.concatenate_datasets(parts))
+    return Table(dataset=dataset, source=source, ends=table.ends, findings=table.findings)
+
+
+def fault_of(source: Source, error: BaseException) -> InputError:
+    """The error for a source that cannot be read: the first line at fault, else the reader's words.
+
+    Args:
+        source: what was read.
+        error: what the reader raised.
+    """
+    for i in range(len(source.files)):
+        fault = _find_fault(source, i)
+        if fault is not None:
+            return row_faults.as_input_error(source.names[i], source.format, fault, error)
+    return row_faults.as_input_error(source.name, source.format, None, error)
+
+
+def _find_fault(source: Source, i: int) -> Message | None:
+    origin = source.origins[i]
+    if source.format == "arrow" or origin is None:
+        return None
+    return row_faults.find_fault(origin, source.format, source.names[i])
+
+
+def _read_file(
+    source: Source, i: int, names: tuple[str, ...]
+) -> tuple["datasets.Dataset", list[Message]]:
+    file, format_, called = source.files[i], source.format, source.names[i]
+    if format_ in DELIMITERS:
+        _check_delimiter(file, format_, called)
+    try:
+        with quiet():
+            return _read_all_columns(file, format_, names), []
+    except failures() as error:
+        fault = _find_fault(source, i)
+        column = None if fault else _first_column(file, format_, names)
+        if column is None:
+            raise row_faults.as_input_error(called, format_, fault, error) from error
+        cause = row_faults.root_cause(error)
+    try:
+        with quiet():
+            texts = _read_one_column(file, format_, column)
+    except failures() as error:
+        raise row_faults.as_input_error(called, format_, None, error) from error
+    params = {"column": column, "file": Path(called).name, "reason": cause}
+    return texts, [Message(id="data.only_column", params=params)]
+
+
+def _check_delimiter(file: Path, format_: Format, called: str) -> None:
+    """Refuse a header in one piece that holds another delimiter: its rows would be one text."""
+    header = csv_header(file, format_)
+    if len(header) != 1:
+        return
+    other = next((mark for mark in ";\t,|" if mark in header[0]), None)
+    if other is not None and len(header[0]) < 1000:
+        names = {"\t": "tab", ";": ";", ",": ",", "|": "|"}
+        raise InputError(
+            "file_reading.delimiter",
+            path=called,
+            wanted=names[DELIMITERS[format_]],
+            got=names[other],
+            field="data",
+        )
+
+
+def _joined(
+    source: Source, parts: list["datasets.Dataset"]
+) -> tuple["datasets.Dataset", list[Message]]:
+    """The parts as one; columns that not all have, or not of one type, are left out and said."""
+    import datasets
+
+    if len(parts) == 1:
+        return parts[0], []
+    first = parts[0].features
+    common = [n for n in first if all(p.features.get(n) == first[n] for p in parts)]
+    for part, called in zip(parts, source.names, strict=True):
+        if not set(common) & set(part.column_names):
+            raise InputError(
+                "file_reading.other_columns",
+                path=called,
+                names=tuple(part.column_names),
+                first=source.names[0],
+                wanted=tuple(first),
+                field="data",
+            )
+    left = sorted({n for part in parts for n in part.column_names} - set(common))
+    same = [cast("datasets.Dataset", part.select_columns(common)) for part in parts]
+    findings = []
+    if left:
+        params = {"name": source.name, "names": left}
+        findings.append(Message(id="data.columns_left_out", params=params))
+    return cast("datasets.Dataset", datasets.concatenate_datasets(same)), findings
+
+
+def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "datasets.Dataset":
+    import datasets
+
+    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    if format_ == "arrow":
+        loaded = datasets.load_from_disk(str(file))
+        assert isinstance(loaded, datasets.Dataset)
+        return loaded.with_format(None)
+    if format_ == "parquet":
+        return datasets.Dataset.from_parquet(str(file), **options)
+    if format_ == "txt":
+        # the BOM some editors write is no text
+        return datasets.Dataset.from_text(str(file), encoding="utf-8-sig", **options)
+    if format_ in DELIMITERS:
+        # "NA" and "None" are words, and 007 in a text column is a text
+        options |= {"keep_default_na": False, "na_values": [""], "sep": DELIMITERS[format_]}
+        header = csv_header(file, format_)
+        options["converters"] = {n: str for n in header if n in names or len(header) == 1}
+        return datasets.Dataset.from_csv(str(file), **options)
+    # rows that look like the logs of a coding agent would be rewritten otherwise
+    return datasets.Dataset.from_json(str(file), parse_agent_traces=False, **options)
+
+
+def _first_column(file: Path, format_: Format, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that the file has, by its header or first object."""
+    if format_ in ("parquet", "arrow", "txt"):
+        return None
+    there = (
+        csv_header(file, format_)
+        if format_ in DELIMITERS
+        else next(_json_rows(file, format_), cast("dict[str, Any]", {}))
+    )
+    return next((name for name in names if name in there), None)
+
+
+def _read_one_column(file: Path, format_: Format, column: str) -> "datasets.Dataset":
+    import datasets
+
+    options: dict[str, Any] = {"cache_dir": str(cache_dir() / "datasets")}
+    if format_ in DELIMITERS:
+        return datasets.Dataset.from_csv(
+            str(file),
+            usecols=[column],
+            converters={column: str},
+            sep=DELIMITERS[format_],
+            **options,
+        )
+    dataset = datasets.Dataset.from_generator(
+        _column_of,
+        features=datasets.Features({column: datasets.Value("string")}),
+        # the time makes a changed file another entry of the cache
+        gen_kwargs={
+            "file": file,
+            "format_": format_,
+            "column": column,
+            "modified": file.stat().st_mtime_ns,
+        },
+        **options,
+    )
+    return cast("datasets.Dataset", dataset)
+
+
+def _column_of(
+    file: Path,
+    format_: Format,
+    column: str,
+    modified: int,  # noqa: ARG001
+) -> Iterator[dict[str, str | None]]:
+    for row in _json_rows(file, format_):
+        value = row.get(column)
+        yield {column: value if isinstance(value, str) else None}
+
+
+def _json_rows(file: Path, format_: Format) -> Iterator[dict[str, Any]]:
+    """The objects of a well-formed file; what is no object in an array counts as an empty one."""
+    with file.open(encoding="utf-8-sig") as stream:
+        rows = (
+            json.load(stream) if format_ == "json" else map(json.loads, filter(str.strip, stream))
+        )
+        for row in rows:
+            yield row if isinstance(row, dict) else {}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no log lines of datasets: what goes wrong is in the InputError."""
+    import datasets
+    from datasets.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def csv_header(file: Path, format_: Format) -> list[str]:
+    """The names in the first line; none where it is not to be read."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader(stream, delimiter=DELIMITERS[format_]), [])
+    except (csv.Error, UnicodeDecodeError):
+        return []  # the reader says what and where
