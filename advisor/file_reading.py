@@ -23,6 +23,8 @@ from advisor.sources import Source
 if TYPE_CHECKING:
     import datasets
 
+_SHORT_ROWS_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -118,7 +120,7 @@ def _read_file(
         _check_delimiter(file, format_, called)
     try:
         with quiet():
-            return _read_all_columns(file, format_, names), []
+            return _read_all_columns(file, format_, names), _short_rows(source, i)
     except failures() as error:
         fault = _find_fault(source, i)
         column = None if fault else _first_column(file, format_, names)
@@ -132,6 +134,19 @@ def _read_file(
         raise row_faults.as_input_error(called, format_, None, error) from error
     params = {"column": column, "file": Path(called).name, "reason": cause}
     return texts, [Message(id="data.only_column", params=params)]
+
+
+def _short_rows(source: Source, i: int) -> list[Message]:
+    """Rows with fewer fields than the header, of a file that is not large: what lacks is empty."""
+    file, format_ = source.files[i], source.format
+    if format_ not in DELIMITERS or file.stat().st_size > _SHORT_ROWS_BYTES or source.is_sample:
+        return []
+    found = row_faults.short_rows(file, DELIMITERS[format_])
+    if found is None:
+        return []
+    count, rows, line = found
+    params = {"count": count, "rows": rows, "line": line, "file": source.short_name(i)}
+    return [Message(id="data.ragged", params=params)]
 
 
 def _check_delimiter(file: Path, format_: Format, called: str) -> None:
@@ -159,25 +174,45 @@ def _joined(
 
     if len(parts) == 1:
         return parts[0], []
-    first = parts[0].features
-    common = [n for n in first if all(p.features.get(n) == first[n] for p in parts)]
+    features = _common_features(parts)
     for part, called in zip(parts, source.names, strict=True):
-        if not set(common) & set(part.column_names):
+        if not features and not set(part.column_names) & set(parts[0].column_names):
             raise InputError(
                 "file_reading.other_columns",
                 path=called,
                 names=tuple(part.column_names),
                 first=source.names[0],
-                wanted=tuple(first),
+                wanted=tuple(parts[0].column_names),
                 field="data",
             )
-    left = sorted({n for part in parts for n in part.column_names} - set(common))
-    same = [cast("datasets.Dataset", part.select_columns(common)) for part in parts]
+    if not features:
+        raise InputError("file_reading.no_common_column", path=source.name, field="data")
+    left = sorted({n for part in parts for n in part.column_names} - set(features))
+    same = [_with_features(part, features) for part in parts]
     findings = []
     if left:
         params = {"name": source.name, "names": left}
         findings.append(Message(id="data.columns_left_out", params=params))
     return cast("datasets.Dataset", datasets.concatenate_datasets(same)), findings
+
+
+def _common_features(parts: list["datasets.Dataset"]) -> "datasets.Features":
+    """The columns that all parts have with one type; a column of nulls alone has any."""
+    import datasets
+
+    nothing = datasets.Value("null")
+    result = {}
+    for name in parts[0].column_names:
+        kinds = [part.features.get(name) for part in parts]
+        real = [kind for kind in kinds if kind != nothing]
+        if None not in kinds and all(kind == real[0] for kind in real):
+            result[name] = real[0] if real else nothing
+    return datasets.Features(result)
+
+
+def _with_features(part: "datasets.Dataset", features: "datasets.Features") -> "datasets.Dataset":
+    chosen = cast("datasets.Dataset", part.select_columns(list(features)))
+    return chosen if chosen.features == features else chosen.cast(features)
 
 
 def _read_all_columns(file: Path, format_: Format, names: tuple[str, ...]) -> "datasets.Dataset":

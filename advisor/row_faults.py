@@ -155,6 +155,31 @@ def _find_csv_fault(file: Path, name: str | Path, delimiter: str) -> Message | N
     return None if num_rows else words("row_faults.only_header", path=name)
 
 
+def short_rows(file: Path, delimiter: str) -> tuple[int, int, int] | None:
+    """How many rows of a readable CSV have fewer fields than its header, of how many, and a line.
+
+    None without any; the line is where the first begins.
+    """
+    limit = csv.field_size_limit(sys.maxsize)
+    count = rows = first = 0
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            header = next(reader, [])
+            start = reader.line_num + 1
+            for fields in reader:
+                rows += bool(fields)
+                if 0 < len(fields) < len(header):
+                    count += 1
+                    first = first or start
+                start = reader.line_num + 1
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    finally:
+        csv.field_size_limit(limit)
+    return (count, rows, first) if count else None
+
+
 def _kind(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
