@@ -37,6 +37,16 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 _BLANK = b"\xef\xbb\xbf \t\r\n"
+_PACKED = (
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"BZh91AY&SY",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+    b"Rar!\x1a\x07",
+    b"7z\xbc\xaf",
+)
+"""First bytes of archives, which `datasets` would unpack whatever the name."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 _COPY_BYTES = 2**20
@@ -153,14 +163,16 @@ def format_of(file: Path, field: str, name: str | None = None) -> Format:
         suffixes = (*SUFFIXES, *(f".jsonl{packed}" for packed in COMPRESSIONS))
         raise InputError("rows.suffix", suffixes=suffixes, name=Path(shown).name, field=field)
     with reading(shown, field), file.open("rb") as stream:
-        head = stream.read(4)
+        head = stream.read(10)
         stream.seek(0)
         if format_ == "parquet":
             if not head:
                 raise InputError("rows.empty", path=shown, field=field)
-            if head != b"PAR1":
+            if head[:4] != b"PAR1":
                 raise InputError("rows.no_parquet", path=shown, field=field)
             return format_
+        if head.startswith(_PACKED):
+            raise InputError("file_formats.packed", path=shown, field=field)
         start = _first_line(stream)
     if head[:2] in _UTF16:
         raise InputError("rows.utf16", path=shown, field=field)

@@ -7,6 +7,8 @@ lies under `advisor.home.cache_dir()`.
 import contextlib
 import csv
 import json
+import tarfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -57,6 +59,10 @@ def failures() -> tuple[type[Exception], ...]:
         KeyError,
         RecursionError,
         OverflowError,
+        # datasets takes some contents for archives
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
     )
 
 

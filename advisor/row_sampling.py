@@ -20,12 +20,15 @@ from advisor.home import cache_dir
 
 LARGE_BYTES = 96 * 2**20
 """Files of more, together, are described by a sample."""
-_SAMPLE_BYTES = 24 * 2**20
+_SAMPLE_BYTES = 8 * 2**20
 _MAX_FILES = 16
 _NUM_WINDOWS = 192
 _COUNT_BYTES = 4 * 2**30
 """Lines of larger files are not counted but estimated."""
+_LONGEST_BYTES = 16 * 2**20
+"""A line that is longer is not looked at, but counted."""
 _BLOCK_BYTES = 4 * 2**20
+_NEWLINE = 10
 _BATCH_ROWS = 512
 
 
@@ -114,9 +117,14 @@ def _of_lines(item: Item, target: Path, budget: int, field: str) -> Part:
         lines = list(_windows(stream, item.size, budget))
         if not lines:
             raise InputError("row_sampling.no_row", path=item.name, field=field)
-        write_once(target, iter(lines))
         is_counted = item.size <= _COUNT_BYTES
-        num_rows = _count_lines(stream) if is_counted else _estimate(lines, item.size)
+        if is_counted:
+            num_rows, longest = _scan_lines(stream)
+            if longest not in lines:
+                lines.append(longest)  # the peak of memory is the longest row's
+        else:
+            num_rows = _estimate(lines, item.size)
+        write_once(target, iter(lines))
     return Part(file=target, num_rows=num_rows, is_counted=is_counted, is_start=False)
 
 
@@ -146,13 +154,26 @@ def _rest_of_line(stream: BinaryIO, limit: int) -> bool:
     return rest.endswith(b"\n")
 
 
-def _count_lines(stream: BinaryIO) -> int:
+def _scan_lines(stream: BinaryIO) -> tuple[int, bytes]:
+    """How many lines there are, and the longest, where it is no longer than `_LONGEST_BYTES`."""
+    import numpy as np
+
     stream.seek(0)
-    count, last = 0, b"\n"
+    count = offset = begin = best_begin = best_size = 0
     while block := stream.read(_BLOCK_BYTES):
-        count += block.count(b"\n")
-        last = block[-1:]
-    return count + (last != b"\n")
+        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == _NEWLINE) + offset
+        if len(ends):
+            sizes = np.diff(ends, prepend=begin - 1)
+            sizes[sizes > _LONGEST_BYTES] = 0
+            at = int(sizes.argmax())
+            if sizes[at] > best_size:
+                best_size = int(sizes[at])
+                best_begin = int(ends[at]) + 1 - best_size
+            begin = int(ends[-1]) + 1
+            count += len(ends)
+        offset += len(block)
+    stream.seek(best_begin)
+    return count + (begin < offset), stream.read(best_size)
 
 
 def _estimate(lines: Sequence[bytes], size: int) -> int:
