@@ -127,7 +127,9 @@ def find_sources(
     if validation is not None:
         other = _find(validation, "validation")
         findings += other.findings
-        files = other.splits.get("validation") or other.splits.get("test") or other.splits["train"]
+        named = hub.is_data_id(validation) and hub.parse_data_id(validation).split
+        order = ("train",) if named else ("validation", "test", "train")
+        files = next(other.splits[split] for split in order if other.splits.get(split))
         evaluation = _source(validation, files, "validation", sample=sample)
     elif found.splits.get("validation"):
         evaluation = _source(place, found.splits["validation"], "data", sample=sample)
