@@ -1,4 +1,4 @@
-"""A part of large data: drawn all over, counted or said to be an estimate, faults in the original."""
+"""A part of large data: drawn all over, counted or estimated, faults in the original."""
 
 import gzip
 import json

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 import app
 from advisor.errors import InputError
+from advisor.locale import Message
 from advisor.recommend import Question
 from app import texts
 
