@@ -63,6 +63,7 @@ def failures() -> tuple[type[Exception], ...]:
         tarfile.TarError,
         zipfile.BadZipFile,
         EOFError,
+        StopIteration,  # a JSON file without a row
     )
 
 

@@ -194,7 +194,9 @@ def _of_start(
     if format_ == "json" and not is_whole:
         kept = b"[" + kept.lstrip(b"\xef\xbb\xbf \t\r\n").removeprefix(b"[") + b"]"
     num_rows = _COUNTS.get(format_, _count_of_lines)(kept)
-    if not num_rows and not is_whole:
+    if not num_rows and is_whole:
+        raise InputError("rows.empty", path=item.name, field=field)
+    if not num_rows:
         raise InputError("row_sampling.no_row", path=item.name, field=field)
     write_once(target, iter([kept]))
     whole = num_rows if is_whole else round(num_rows * (len(head) / max(cut, 1)) / share)

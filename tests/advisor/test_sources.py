@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from advisor import file_formats, sources
+from advisor import file_formats, row_sampling, sources
 from advisor.errors import InputError
 from advisor.locale import LANGUAGES, render
 from advisor.rows import load_rows
@@ -302,8 +302,10 @@ def test_any_content_is_an_answer_or_one_sentence(tmp_path, name, content, packe
     if packed and name.endswith(".gz"):
         content = gzip.compress(content)
     path = write(tmp_path / name, content)
-    for sample in (False, True):
-        answer = loaded_or_refused(path, sample=sample)
+    for large_bytes in (10**9, -1):  # read whole, and as if it were large
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(row_sampling, "LARGE_BYTES", large_bytes)
+            answer = loaded_or_refused(path, sample=True)
         if isinstance(answer, InputError):
             assert all(answer.sentence(lang) for lang in LANGUAGES)
             continue
