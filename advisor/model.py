@@ -1,7 +1,7 @@
 """Describe a model from its config: ModelDescription is light; `describe_model` runs in the worker.
 
-Reads the files of a model directory: of weights only the headers, never code that lies beside them;
-nothing is downloaded.
+Reads the files of a model directory: of weights only the headers, never code that lies beside them.
+Of a model on the Hub, config and tokenizer are fetched; its weights are known by their sizes.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from advisor import demo
+from advisor import demo, hub
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.tasks import Task, find_task
 
@@ -27,9 +27,9 @@ class ModelDescription:
     """What the advisor knows of a model before any weight is loaded."""
 
     name: str
-    """Last part of the path, or "demo"."""
+    """Last part of the path, or "demo"; of a model on the Hub its id."""
     path: str
-    """Where it was read: a model directory or a config.json."""
+    """Where it was read: a model directory, a config.json, or an id of the Hub."""
     config: dict[str, Any]
     """The Hugging Face config as a dict, with model_type."""
     model_type: str
@@ -49,7 +49,7 @@ class ModelDescription:
     """False: a run starts from random weights."""
     has_tokenizer: bool = False
     weights_bytes: int | None = None
-    """Size of the weight files on disk."""
+    """Size of the weight files, on disk or on the Hub."""
     fingerprint: str = ""
     """Hash of config and files, for caches."""
     notes: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
 
     Args:
         path: a directory with config.json, a config.json (then weights and tokenizer beside it are
-            not used), or "demo".
+            not used), an id of the Hub (owner/name), or "demo".
         task: slug of `advisor.tasks`; its auto class decides the architecture and so the count.
         num_labels: classes that the data has, of a task with classes; None: those of the config.
 
@@ -106,7 +106,8 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
     from advisor.simulate.build import context_of
 
     found = find_task(task)
-    location = demo.resolve(path, "model")
+    remote = hub.find_model(path) if hub.is_model_id(path) else None
+    location = demo.resolve(path, "model") if remote is None else remote.directory
     config_file = _config_file(location)
     content = _read_json(config_file)
     _check_model_type(content, config_file)
@@ -117,14 +118,16 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
     text_config = config.get_text_config(decoder=True)
     notes = _config_notes(content, model, found, location)
     is_directory = location.is_dir()
-    weights = _weight_files(location) if is_directory else ()
-    stored, stored_notes = _stored_dtype(weights)
+    weights = _weight_files(location) if is_directory and remote is None else ()
+    stored, stored_notes = _stored_dtype(weights) if remote is None else _remote_dtype(remote)
     tokenizer_files = _tokenizer_files(location) if is_directory else ()
     plain = json.loads(config.to_json_string(use_diff=False))
     plain.pop("_name_or_path", None)
+    sizes = [f.stat().st_size for f in weights] if remote is None else [*remote.weights.values()]
+    fingerprint = _fingerprint(plain, (*weights, *tokenizer_files))
     return ModelDescription(
-        name=_name(location),
-        path=str(location),
+        name=_name(location) if remote is None else path,
+        path=str(location) if remote is None else path,
         config=plain,
         model_type=config.model_type,
         architecture=type(model).__name__,
@@ -134,10 +137,10 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
         vocab_size=_integer(text_config, "vocab_size"),
         max_position_embeddings=context_of(model),
         checkpoint_dtype=stored or _dtype_name(config.dtype) or _dtype_name(text_config.dtype),
-        has_weights=bool(weights),
+        has_weights=bool(sizes),
         has_tokenizer=bool(tokenizer_files),
-        weights_bytes=sum(f.stat().st_size for f in weights) if weights else None,
-        fingerprint=_fingerprint(plain, (*weights, *tokenizer_files)),
+        weights_bytes=sum(sizes) or None,
+        fingerprint=fingerprint if remote is None else f"{fingerprint}-{remote.commit}",
         notes=(*notes, *stored_notes, *(_head_notes(model, weights) if found.has_labels else ())),
         linear_modules=_linear_modules(model, found),
     )
@@ -333,6 +336,25 @@ def _stored_dtype(
             ) from error
     if not numbers:
         return None, (f"{weights[0].name} holds no tensors.",)
+    return _most_common_dtype(numbers)
+
+
+def _remote_dtype(
+    remote: hub.HubModel,
+) -> tuple[Literal["float32", "bfloat16", "float16"] | None, tuple[str, ...]]:
+    """The same of weights on the Hub, which counts the numbers of safetensors files."""
+    notes = ("The model is on the Hub: its weights are downloaded when training starts.",)
+    if not remote.weights:
+        return None, ()
+    if not remote.parameters:
+        return None, (*notes, "The Hub does not say its weights' dtype; the config's is taken.")
+    stored, more = _most_common_dtype(Counter(remote.parameters))
+    return stored, (*notes, *more)
+
+
+def _most_common_dtype(
+    numbers: Counter[str],
+) -> tuple[Literal["float32", "bfloat16", "float16"] | None, tuple[str, ...]]:
     most = numbers.most_common(1)[0][0]
     if most in _SAFETENSORS_DTYPES:
         return _SAFETENSORS_DTYPES[most], ()
