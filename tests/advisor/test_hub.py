@@ -46,6 +46,12 @@ def server(home):
     ]
     files = {"de/0.csv": "text\na\nb\n", "en.csv": "text\nc\nd\ne\n"}
     stub.add("datasets", "me/two", files, cardData={"configs": configs})
+    head, rows = (
+        "premise,hypothesis,label\n",
+        [f"a {i},b,{'yes' if i % 2 else 'no'}" for i in range(40)],
+    )
+    files = {"train.csv": head + "\n".join(rows), "validation.csv": f"{head}c,d,no\n"}
+    stub.add("datasets", "me/pairs", files)
     stub.add("datasets", "me/script", {"script.py": "raise SystemExit"})
     yield stub
     stub.close()
@@ -101,6 +107,21 @@ def test_data_by_id_split_and_config(worker):
     assert found["num_rows"] + found["num_eval_rows"] == 2
     found = describe(worker, "me/two:en:train")
     assert found["num_rows"] + found["num_eval_rows"] == 3
+
+
+def test_pairs_with_classes_by_id(worker):
+    found = describe(worker, "me/pairs", task="text-classification")
+    assert (found["text_column"], found["label_column"]) == ("premise,hypothesis", "label")
+    assert (found["labels"], found["label_rows"]) == (["no", "yes"], [20, 20])
+    assert (found["num_rows"], found["num_eval_rows"]) == (40, 1)
+
+
+def test_the_task_follows_from_ids(worker):
+    asked = {"model_path": "me/tiny", "data_path": "me/rows", "label_column": None}
+    assert worker.call("infer_task", asked) == "causal-lm"
+    with pytest.raises(InputError, match="premise, hypothesis, label") as caught:
+        worker.call("infer_task", {**asked, "data_path": "me/pairs"})
+    assert caught.value.field == "task"
 
 
 @pytest.mark.parametrize(

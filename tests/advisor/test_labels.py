@@ -147,7 +147,7 @@ def test_what_the_held_out_rows_alone_show_is_said(tmp_path):
         found = load(rows_of(tmp_path, pairs))
         if found.labels.counts[2] == 0:
             break
-    assert any("'rare'" in note and "no training row" in note for note in found.notes)
+    assert any("(rare)" in note and "no training row" in note for note in found.notes)
 
 
 def test_unbalanced_classes_are_said(tmp_path):
@@ -196,7 +196,7 @@ def test_what_fits_several_tasks_or_none_is_refused_with_the_choices(tmp_path):
         ("bert", "BertModel", plain),
     ):
         path = model(tmp_path, kind, architecture)
-        with pytest.raises(InputError, match="causal-lm and text-classification") as raised:
+        with pytest.raises(InputError, match="causal-lm, text-classification") as raised:
             infer_task(path, str(data))
         assert raised.value.field == "task"
     assert infer_task("demo", str(labelled)) == "causal-lm"
