@@ -48,6 +48,8 @@ class ModelDescription:
     has_weights: bool = False
     """False: a run starts from random weights."""
     has_tokenizer: bool = False
+    has_sdpa: bool = True
+    """False: transformers has eager attention alone for this class."""
     weights_bytes: int | None = None
     """Size of the weight files, on disk or on the Hub."""
     fingerprint: str = ""
@@ -139,6 +141,7 @@ def describe_model(path: str, task: str, num_labels: int | None = None) -> Model
         checkpoint_dtype=stored or _dtype_name(config.dtype) or _dtype_name(text_config.dtype),
         has_weights=bool(sizes),
         has_tokenizer=bool(tokenizer_files),
+        has_sdpa=bool(getattr(model, "_supports_sdpa", True)),
         weights_bytes=sum(sizes) or None,
         fingerprint=fingerprint if remote is None else f"{fingerprint}-{remote.commit}",
         notes=(*notes, *stored_notes, *(_head_notes(model, weights) if found.has_labels else ())),

@@ -378,7 +378,7 @@ def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
         pins["activation_checkpointing"] = other.activation_checkpointing
     if other.per_device_train_batch_size != plan.per_device_train_batch_size:
         pins["per_device_train_batch_size"] = other.per_device_train_batch_size
-    if other.optim != plan.optim:
+    if other.optim != plan.optim and "method" not in pins:
         pins["optim"] = other.optim
     if "method" in pins:
         label = Message(id=f"alternative.{other.method}")

@@ -147,6 +147,7 @@ def base_plan(
         "max_length": max_length,
         "use_cpu": facts.gpu() is None,
         "attention_mask": needs_padding(facts, pins, micro, max_length),
+        "attn_implementation": "sdpa" if facts.model.has_sdpa else "eager",
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
@@ -371,15 +372,17 @@ class Search:
         return self._with_smaller_states(asked, goal)
 
     def _with_smaller_states(self, methods: tuple[Method, ...], goal: Goal) -> Candidate | None:
+        """The first optimizer that fits; for the smallest plan the best of all."""
         for method in methods:
-            for optim in optimizer.smaller(self.facts, method, self.pins):
-                if self._is_hopeless(method, optim):
-                    continue
+            optims = optimizer.smaller(self.facts, method, self.pins)
+            optims = tuple(o for o in optims if not self._is_hopeless(method, o))
+            together = [optims] if goal == "smallest" and optims else [(o,) for o in optims]
+            for some in together:
                 for accept in (("fits",), ("fits", "tight")):
                     if goal == "smallest":
-                        found = self._smallest(method, accept, (optim,))
+                        found = self._smallest(method, accept, some)
                     else:
-                        found = self._fastest(method, accept, optim)
+                        found = self._fastest(method, accept, some[0])
                     if found is not None and found.memory.process_bytes is not None:
                         return found
         return None

@@ -46,8 +46,7 @@ def memory_bar(
     free = None if memory.capacity_bytes is None else memory.capacity_bytes / units.GIB
     total = max(total_bytes / units.GIB if total_bytes else 0, free or 0, peak)
     span = total if peak >= 0.3 * total else 1.6 * peak
-    found = None if measured_bytes is None else measured_bytes / units.GIB
-    span = max(span, 1.02 * (found or 0))
+    span = max(span, 1.02 * (measured_bytes or 0) / units.GIB)
     fig, start = go.Figure(), 0.0
     for name, size in sizes.items():
         label = t(f"category.{name}", lang)
@@ -69,25 +68,25 @@ def memory_bar(
         start += size
     _free_line(fig, peak, free, total, span, lang)
     _interval(fig, peak, half_width(memory), free, span, lang)
-    if found is not None:
-        fig.add_scatter(
-            x=[found],
-            y=[0.44],
-            mode="markers",
-            marker={
-                "symbol": "diamond",
-                "size": 11,
-                "color": INK,
-                "line": {"color": PAPER, "width": 1},
-            },
-            name="measured",
-            hovertemplate=t("chart.measured", lang, peak=measured_bytes) + "<extra></extra>",
-        )
+    if measured_bytes is not None:
+        _diamond(fig, measured_bytes, lang)
     frame(fig, 132, barmode="overlay", bargap=0, uniformtext={"minsize": 9, "mode": "hide"})
     fig.update_layout(hovermode="closest", margin={"l": 10, "r": 10, "t": 4, "b": 22})
     fig.update_yaxes(visible=False, range=[-0.72, 0.95], fixedrange=True)
     fig.update_xaxes(range=[0, span * 1.004], nticks=8, fixedrange=True, showline=False)
     return fig
+
+
+def _diamond(fig: go.Figure, measured_bytes: int, lang: str) -> None:
+    """A measured peak, where the interval of the predicted one is drawn."""
+    line = {"color": PAPER, "width": 1}
+    fig.add_scatter(
+        x=[measured_bytes / units.GIB],
+        y=[0.44],
+        mode="markers",
+        marker={"symbol": "diamond", "size": 11, "color": INK, "line": line},
+        hovertemplate=t("chart.measured", lang, peak=measured_bytes) + "<extra></extra>",
+    )
 
 
 def _free_line(

@@ -128,6 +128,13 @@ def test_float16_goes_with_its_scaler_and_says_so():
     assert (row.value, row.reason.id) == (True, "precision.scaler")
 
 
+def test_a_class_without_sdpa_gets_eager_and_the_reason():
+    facts = facts_on(machine_from_name("T4"), parameters=1e8)
+    facts = dataclasses.replace(facts, model=dataclasses.replace(facts.model, has_sdpa=False))
+    row = advice_on(facts, solve(facts).plan, "attn_implementation")
+    assert (row.value, row.reason.id) == ("eager", "attention.eager")
+
+
 @pytest.mark.parametrize("kind", ["t5", "gemma2"])
 def test_a_model_that_overflows_float16_stays_float32(kind):
     facts = facts_on(machine_from_name("T4"), parameters=1e8)
@@ -168,6 +175,8 @@ def test_the_smallest_plan_takes_the_smallest_states_and_adapters_keep_adamw():
     assert solve(facts, goal="smallest", methods=("full",)).plan.optim == "adafactor"
     assert solve(facts, goal="smallest", methods=("lora",)).plan.optim == "adamw_torch_fused"
     assert solve(facts_on(cpu()), goal="smallest", methods=("full",)).plan.optim == "adafactor"
+    hopeless = facts_on(machine_from_name("T4"), parameters=1.3e9)  # for AdamW
+    assert solve(hopeless, goal="smallest", methods=("full",)).plan.optim == "adafactor"
     held = {"optim": "adamw_bnb_8bit"}
     assert solve(facts, held, "smallest", ("full",)).plan.optim == "adamw_bnb_8bit"
 

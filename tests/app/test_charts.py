@@ -123,3 +123,13 @@ def test_names_in_figures_follow_the_language(rec, records):
 def test_faded_figure_has_no_strong_trace(rec):
     fig = frames.fade(charts.memory_bar(rec.memory, 15 * 2**30, "en"))
     assert all(trace.opacity <= 0.35 for trace in fig.data)
+
+
+def test_measured_peak_is_a_diamond_that_is_always_in_sight(records):
+    memory = records.recommendation().memory
+    far = 3 * memory.process_bytes
+    fig = charts.memory_bar(memory, None, "en", measured_bytes=far)
+    (mark,) = [trace for trace in fig.data if trace.type == "scatter"]
+    assert mark.x[0] == pytest.approx(far / 2**30)
+    assert mark.x[0] < fig.layout.xaxis.range[1]
+    assert not [t for t in charts.memory_bar(memory, None, "en").data if t.type == "scatter"]

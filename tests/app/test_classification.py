@@ -52,7 +52,7 @@ def test_the_card_counts_the_classes_and_its_editor_names_them(open_page, labell
     at = open_page()
     assert not at.exception
     assert "3 classes" in shown(at)
-    assert texts.escape("no: 10,000") in shown(at) or texts.escape("no: 10 k") in shown(at)
+    assert texts.escape("no: 10,000 \u00b7 perhaps: 24 \u00b7 yes: 1,800") in shown(at)
     assert at.selectbox(key="data_text_column").value == "premise,hypothesis"
     assert at.selectbox(key="data_label_column").value == "verdict"
 
@@ -60,10 +60,8 @@ def test_the_card_counts_the_classes_and_its_editor_names_them(open_page, labell
 def test_columns_are_chosen_and_forgotten_with_the_file(open_page, labelled):
     at = open_page(data="pairs.csv")
     at.selectbox(key="data_label_column").set_value("source").run()
-    assert (at.query_params["label_column"], labelled.asked[-1].label_column) == (
-        ["source"],
-        "source",
-    )
+    assert "source" in at.query_params["label_column"]
+    assert labelled.asked[-1].label_column == "source"
     at.selectbox(key="data_text_column").set_value("premise").run()
     assert labelled.asked[-1].text_column == "premise"
     at.text_input(key="data_path").set_value("other.csv").run()

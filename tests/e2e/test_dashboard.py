@@ -246,6 +246,7 @@ OLD_ARGUMENTS = {
 }
 
 
+@pytest.mark.full
 def test_old_arguments_are_opened_set_and_started(open_tab, dashboard):
     from playwright.sync_api import expect
 
@@ -267,7 +268,8 @@ def test_old_arguments_are_opened_set_and_started(open_tab, dashboard):
     search.press("Enter")
     card = tab.locator(".st-key-argument_card")
     expect(card.locator("h3")).to_have_text("label_smoothing_factor", timeout=ANSWER_MS)
-    value = card.get_by_label("Value", exact=True)
+    value = card.get_by_role("textbox", name="Value", exact=True)
+    expect(value).to_have_value("0.0")  # that of the argument before is gone
     value.fill("0.1")
     value.press("Enter")
     expect(card.get_by_role("button", name="Unpin")).to_be_visible(timeout=ANSWER_MS)

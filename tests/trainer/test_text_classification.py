@@ -17,8 +17,9 @@ import transformers
 
 from advisor.own_arguments import DataArguments, ModelArguments
 from trainer import runs
+from trainer.run_trainer import RunTrainer
 from trainer.tasks import text_classification as task
-from trainer.train import _Trainer, build_model, build_tokenizer, read_rows
+from trainer.train import build_model, build_tokenizer, read_rows
 
 WORDS = [
     "good",
@@ -257,7 +258,7 @@ def trained(root, name, tmp_path, micro, accumulation, *, ours=True, **more):
     """As `trainer.train` does; of 21 rows, so that the last micro-batch has one row."""
     made = prepare(root, name, "rows.csv", tmp_path)
     watched = Watched()
-    trainer = _Trainer(
+    trainer = RunTrainer(
         model=made.model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path / "out"),
