@@ -470,11 +470,8 @@ FINDINGS = (
     ("lang", "words", "more"),
     [("en", "3 of 50 rows repeat", "1 more under Change"), ("zh", "\u91cd\u590d", "1 \u6761")],
 )
-def test_findings_about_the_data_stand_on_their_card(
-    open_page, records, monkeypatch, lang, words, more
-):
-    found = dataclasses.replace(records.data(), findings=FINDINGS, rows_are_counted=False)
-    monkeypatch.setattr(records, "data", lambda: found)
+def test_findings_about_the_data_stand_on_their_card(open_page, fake, lang, words, more):
+    fake.data = dataclasses.replace(fake.data, findings=FINDINGS, rows_are_counted=False)
     at = open_page(lang=lang)
     assert not at.exception
     (card,) = [c.value for c in at.caption if words in c.value and more in c.value]
