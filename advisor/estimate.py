@@ -109,7 +109,8 @@ class Estimator:
         assumptions += self._software.assumptions(self._model.model_type)
         assumptions += data_parallel.assumptions(plan)
         if loop == "trainer":
-            assumptions += saving.assumptions(plan)
+            copied = int(profile.copies_at_save(depth).sum())
+            assumptions += saving.assumptions(plan, copied)
         asked = Asked(
             profile=profile,
             batch=batch,
@@ -120,6 +121,7 @@ class Estimator:
             lengths=lengths,
             learned=self._known_of(plan),
             expandable=expandable or loop == "torchtitan",
+            saves=loop == "trainer",
             plan=plan,
         )
         return self._peaks(asked)
@@ -235,6 +237,7 @@ class Estimator:
             plan=plan,
             evaluation=self._evaluation(plan, structure, length),
             learned=self._known_of(plan),
+            saves=True,
         )
         memory = self._peaks(asked)
         peak, capacity = memory.process_bytes, memory.capacity_bytes

@@ -43,7 +43,8 @@ class MemoryEstimate:
     correction: float = 1.0
     """Factor on what is not context, learned from this machine's runs; divide to undo it."""
     occasions: dict[str, int] = field(default_factory=dict)
-    """Process bytes reached outside the steady step: load, first_step, evaluation if there is one.
+    """Process bytes reached outside the steady step: load, first_step, and what replay.OCCASIONS
+    names besides where there is such.
 
     Each counts what was kept from those before it; the verdict follows the highest.
     """

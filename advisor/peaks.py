@@ -70,6 +70,8 @@ class Asked:
     learned: Learned = NOTHING
     expandable: bool = False
     """The allocator runs with expandable_segments:True."""
+    saves: bool = False
+    """The model is written, after the last step at the latest."""
 
 
 def context_of(gpu: Gpu, learned: Learned = NOTHING) -> tuple[int, int, str]:
@@ -142,6 +144,8 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
         )
         if asked.plan.quantization.load_in_8bit:
             said.append("int8: no outlier columns; never measured.")
+        if asked.plan.lora is not None and asked.plan.lora.use_dora:
+            said.append("DoRA on quantised weights: read in source, never measured.")
     if asked.expandable and not asked.plan.is_sharded():
         said.append("Expandable segments: read in source, never measured.")
     if not is_measured:
@@ -153,7 +157,7 @@ def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
 def _replay(
     asked: Asked, room: int | None, loading: replay.Loading | None, *, whole_run: bool = True
 ) -> replay.Peaks:
-    """Load and two steps; of the whole run also the steps of other lengths and the evaluation."""
+    """Load and two steps; the whole run: other lengths, an evaluation and a save as well."""
     return replay.on_cuda(
         asked.profile,
         asked.batch,
@@ -165,6 +169,7 @@ def _replay(
         lengths=asked.lengths if whole_run else (),
         buckets=buckets_of(asked.plan),
         expandable=asked.expandable,
+        saves=asked.saves and whole_run,
     )
 
 
@@ -220,16 +225,20 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
     """
     shape = (asked.profile, asked.batch, asked.length, asked.depth)
     buckets = buckets_of(asked.plan)
-    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, buckets)
+    peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, buckets, saves=asked.saves)
     factor = asked.learned.memory()
 
-    def kept(evaluation: replay.Evaluation | None, live: int) -> int:
-        return round((replay.resident(*shape, evaluation, buckets) if GLIBC else live) * factor)
+    def kept(evaluation: replay.Evaluation | None, live: int, *, saves: bool = False) -> int:
+        if GLIBC:
+            live = replay.resident(*shape, evaluation, buckets, saves=saves)
+        return round(live * factor)
 
     steady = kept(None, peaks.allocated)
     occasions = {name: baseline + value for name, value in peaks.occasions.items()}
     if asked.evaluation is not None:
         occasions["evaluation"] = baseline + kept(asked.evaluation, peaks.occasions["evaluation"])
+    if "save" in occasions:
+        occasions["save"] = baseline + kept(asked.evaluation, peaks.occasions["save"], saves=True)
     low, high = 1 - _CPU_ERROR[0], 1 + _CPU_ERROR[1]
     interval = (math.floor((baseline + steady) * low), math.ceil((baseline + steady) * high))
     said = [f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."]

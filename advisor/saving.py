@@ -1,4 +1,4 @@
-"""What a save takes of the device, said with every answer; read in source, simulated nowhere.
+"""What a save takes of the device, said with every answer; read in source.
 
 One device and DDP: `Trainer._save` hands `state_dict()`, which shares the parameters' storages, to
 `save_pretrained`; safetensors and `torch.save` then copy one storage at a time to host memory
@@ -9,13 +9,28 @@ asks torch for whole tensors with `cpu_offload`, and `_iterate_state_dict` gathe
 and each state, moves it to the host and only then goes on. A step's own reduction holds as much of
 the same parameter at once: its gradient and the input of its reduce-scatter, of 4 bytes or more an
 element together, with all gradients and activations beside them.
+
+Where transformers fuses weights that checkpoints hold apart, `save_pretrained` splits them first:
+those copies (simulate/saved_copies.py) are the occasion `save` of the estimate. The launcher writes
+the trained model whatever save_strategy is, so they are counted for every plan.
 """
 
 from advisor.plan import TrainingPlan
+from advisor.units import GIB
 
 
-def assumptions(plan: TrainingPlan) -> list[str]:
-    """Sentences on the saves of a plan that has any."""
+def assumptions(plan: TrainingPlan, copied_bytes: int = 0) -> list[str]:
+    """Sentences on the saves of a plan.
+
+    Args:
+        plan: its method and devices.
+        copied_bytes: what a save copies on the device.
+    """
+    if copied_bytes:
+        return [
+            f"A save splits fused weights into copies on the device, {copied_bytes / GIB:,.2f} GiB "
+            "until it is written: counted in the verdict, with the save after the last step."
+        ]
     if plan.save_strategy == "no" or plan.use_cpu:
         return []
     if plan.is_sharded():

@@ -165,13 +165,17 @@ def _quantised(model: nn.Module, structure: Structure) -> nn.Module:
     from peft import prepare_model_for_kbit_training
 
     assert structure.quantization is not None
-    if structure.lora is not None and structure.lora.use_dora:
-        raise SimulationError("build.dora_quantised")
     quantized.replace_linears(model, structure.quantization)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
+    """The model with peft's own adapters.
+
+    Raises:
+        SimulationError: peft refuses: no layer has these names, or fused experts and what they lack
+            (dropout, DoRA).
+    """
     from peft import LoraConfig, get_peft_model
 
     lora = structure.lora
@@ -191,7 +195,13 @@ def _with_adapters(model: nn.Module, structure: Structure) -> nn.Module:
         stack.enter_context(quantized.standing_in())
         if structure.separate_experts:
             stack.enter_context(experts.targets_as_named())
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except model_errors() as error:
+            name = model.config.model_type  # type: ignore[union-attr]
+            raise SimulationError(
+                "build.peft_refuses", model_type=name, reason=one_line(error)
+            ) from error
 
 
 def find_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:

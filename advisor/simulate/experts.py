@@ -120,22 +120,3 @@ def unquantised_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
         "The experts' weights stay unquantised and are cast to float32: transformers 5 holds them "
         "in fused parameters, which bitsandbytes passes by.",
     )
-
-
-def saving_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
-    """Said where a save makes copies on the device: not simulated.
-
-    save_pretrained writes the layout of older checkpoints, an expert's gate and up projection
-    apart: each half is made contiguous, and all of them live until the file is written.
-    """
-    if structure.method != "full" or structure.sharding is not None or structure.evaluates:
-        return ()
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    fused = any(p.dim() == 3 for p in model.parameters())
-    if not fused or not get_model_conversion_mapping(model, add_legacy=False):  # type: ignore[bad-argument-type]
-        return ()
-    return (
-        "A save first splits the experts' fused weights into copies on the device, up to the size "
-        "of these weights: not counted; save_strategy no or an adapter avoids it.",
-    )

@@ -106,7 +106,8 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         raise SimulationError("make.lacks", names=gone)
     from advisor.simulate import fit, optimizers
     from advisor.simulate.build import attention_note, build_on_meta, context_of, why_in_full
-    from advisor.simulate.experts import saving_note, unquantised_note
+    from advisor.simulate.experts import unquantised_note
+    from advisor.simulate.saved_copies import by_size
     from advisor.simulate.step import record
 
     _settle()
@@ -118,9 +119,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     model = build_on_meta(plain, depth or 1)
     in_full, context = why_in_full(model, depth), context_of(model)
     notes = dict.fromkeys(
-        note
-        for noted in (attention_note, unquantised_note, saving_note)
-        for note in noted(model, structure)
+        note for noted in (attention_note, unquantised_note) for note in noted(model, structure)
     )
     if in_full is not None:
         notes[f"All layers were traced: {in_full}."] = None
@@ -143,7 +142,9 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         context=context,
     )
     profile = dataclasses.replace(
-        profile, notes=(*profile.notes, *notes, *optimizers.notes(structure))
+        profile,
+        notes=(*profile.notes, *notes, *optimizers.notes(structure)),
+        copies=by_size(structure, profile.traced_depth, growing=profile.replicated),
     )
     key = structure.key(with_depth=not profile.replicated)
     profile.save(profiles_dir() / f"{key}.npz")

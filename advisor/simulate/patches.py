@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.simulate import flash
+from advisor.simulate import flash, quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,13 @@ PATCHES = (
         why="asked without a device it means CUDA, where the imitated run has its autocast "
         "(peft's quantised layers cast their input only outside of it)",
         replacement=lambda original, _conditions: lambda device="cpu": original(device),
+    ),
+    Patch(
+        module="peft.tuners.lora.dora",
+        symbol="dequantize_module_weight",
+        why="DoRA takes the norm of the whole weight in every forward, and bitsandbytes' operators "
+        "need its binary",
+        replacement=lambda original, _conditions: quantized.whole_weight(original),
     ),
     Patch(
         module="transformers.modeling_utils",

@@ -26,7 +26,7 @@ from advisor.simulate import temporaries
 from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
 
-FORMAT = 21
+FORMAT = 22
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
@@ -355,6 +355,14 @@ class Profile:
     """["global", events] or ["sweep", ascending, [events of the layer templates]]; see fit.py."""
     kernels: Kernels
     notes: tuple[str, ...] = ()
+    copies: tuple[tuple[int, int, int], ...] = ()
+    """What a save copies on the device: bytes of a copy, their number, its growth with a layer."""
+
+    def copies_at_save(self, depth: int) -> np.ndarray:
+        """Bytes of each, int64."""
+        layers = depth - self.traced_depth
+        counts = [number + growth * layers for _, number, growth in self.copies]
+        return np.repeat(np.array([size for size, _, _ in self.copies], dtype=np.int64), counts)
 
     def sizes(self, batch: int, length: int, depth: int) -> np.ndarray:
         """Bytes requested by each template, int64."""
@@ -401,6 +409,7 @@ class Profile:
                 for r, v in self.rules.items()
             },
             "notes": self.notes,
+            "copies": self.copies,
         }
         buffer = io.BytesIO()
         np.savez_compressed(
@@ -441,6 +450,7 @@ class Profile:
                     segments=meta["segments"],
                     kernels=Kernels(**{n: data[f"kernels_{n}"] for n in names}),
                     notes=tuple(meta["notes"]),
+                    copies=tuple((s, n, growth) for s, n, growth in meta["copies"]),
                 )
         except (FileNotFoundError, ValueError, KeyError, OSError):
             return None

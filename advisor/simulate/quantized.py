@@ -11,7 +11,7 @@ import contextlib
 import importlib.machinery
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,6 +54,13 @@ class QuantizedLinear(nn.Linear):
     def quantise(self, recorder: Recorder) -> nn.Parameter:
         """The weight as loading leaves it, its temporaries recorded."""
         raise NotImplementedError
+
+    def whole(self) -> torch.Tensor:
+        """The weight as peft's dequantize_module_weight gives it to DoRA."""
+        raise NotImplementedError
+
+    def _empty(self, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(self.out_features, self.in_features, dtype=dtype, device="meta")
 
     def _source(self, recorder: Recorder) -> torch.Tensor:
         self._recorder = recorder
@@ -100,6 +107,12 @@ class Linear4bit(QuantizedLinear):
             self.scales = scales
         del scales, source
         return nn.Parameter(packed, requires_grad=False)
+
+    def whole(self) -> torch.Tensor:
+        """dequantize_4bit; before loading a weight without storage."""
+        if self.weight.is_meta:
+            return self._empty(self.source_dtype)
+        return self.dequantised(self.source_dtype)
 
     def dequantised(self, dtype: torch.dtype) -> torch.Tensor:
         """dequantize_4bit: with nested scales, a float32 copy of them for as long as it takes."""
@@ -165,6 +178,12 @@ class Linear8bitLt(QuantizedLinear):
         recorder.track(rounded, "load")
         del copy, source
         return nn.Parameter(rounded, requires_grad=False)
+
+    def whole(self) -> torch.Tensor:
+        """int8_vectorwise_dequant: two products in float32; before loading without storage."""
+        if self.weight.is_meta:
+            return self._empty(torch.float32)
+        return self.weight * self.scales.view(-1, 1) * (1 / 127)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Linear8bitLt.forward."""
@@ -241,10 +260,20 @@ def replace_linears(model: nn.Module, settings: Quantization) -> None:
     model.is_loaded_in_8bit = settings.load_in_8bit  # type: ignore[assignment]
 
 
+def whole_weight(original: Callable[[nn.Module], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    """Peft's dequantize_module_weight, which asks bitsandbytes, for the layers above."""
+
+    def dequantize_module_weight(module: Any) -> torch.Tensor:
+        return module.whole() if isinstance(module, QuantizedLinear) else original(module)
+
+    return dequantize_module_weight
+
+
 @contextlib.contextmanager
 def standing_in() -> Iterator[None]:
     """Inside the block, peft finds a `bitsandbytes` whose layers are the ones above."""
     from peft import import_utils
+    from peft.tuners.lora import dora
 
     stand_in: Any = types.ModuleType("bitsandbytes")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("bitsandbytes", None)
@@ -254,12 +283,15 @@ def standing_in() -> Iterator[None]:
     names = ("bitsandbytes", "peft.tuners.lora.bnb")
     before = {name: sys.modules.pop(name, None) for name in names}
     sys.modules["bitsandbytes"] = stand_in
+    dequantize = dora.dequantize_module_weight
+    dora.dequantize_module_weight = whole_weight(dequantize)
     questions = (import_utils.is_bnb_available, import_utils.is_bnb_4bit_available)
     try:
         for question in questions:
             question.cache_clear()
         yield
     finally:
+        dora.dequantize_module_weight = dequantize
         for question in questions:
             question.cache_clear()
         for name, module in before.items():

@@ -5,6 +5,7 @@ Peak allocated and peak reserved, by phase and by category. No torch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from advisor.simulate.buckets import Buckets, replicated, unrolled
 from advisor.simulate.heap import Heap
 from advisor.simulate.mixing import LAST_STEP, MIXED, mixed
 from advisor.simulate.profile import EMPTY_CACHE, PHASES, Profile, Program
+
+if TYPE_CHECKING:
+    from advisor.simulate.arrays import ArrayAllocator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,8 @@ class Peaks:
     """Highest reserved (on a CPU: live) bytes in OCCASIONS, each after those before it."""
 
 
-OCCASIONS = ("load", "first_step", "mixed_lengths", "evaluation")
-"""What a run does besides its steady step; the last two where they were asked for."""
+OCCASIONS = ("load", "first_step", "mixed_lengths", "evaluation", "save")
+"""What a run does besides its steady step; the last three where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +106,11 @@ def on_cuda(
     lengths: Sequence[int] = (),
     buckets: Buckets | None = None,
     expandable: bool = False,
+    saves: bool = False,
 ) -> Peaks:
     """Replay on a GPU whose driver can give `capacity_bytes`.
 
-    Load, first and steady step, then steps of other lengths, then an evaluation.
+    Load, first and steady step, then steps of other lengths, then an evaluation, then a save.
 
     Args:
         profile: the recorded step.
@@ -118,6 +123,7 @@ def on_cuda(
         lengths: tokens of each row in the steps that follow the steady one.
         buckets: of replicated data parallel.
         expandable: the allocator runs with expandable_segments:True.
+        saves: the model is written at the end; an occasion where that makes copies on the device.
 
     Raises:
         OutOfMemoryError: the step does not fit.
@@ -154,14 +160,12 @@ def on_cuda(
         occasions[MIXED] = reserved[MIXED]
     if evaluation is not None:
         events, later = evaluation.events(depth)
-        allocator.run(
-            events,
-            later,
-            np.zeros(len(later), dtype=np.int8),
-            np.array([len(events)], dtype=np.int64),
-            np.zeros(1, dtype=np.bool_),
-        )
+        _run_on(allocator, events, later)
         occasions["evaluation"] = allocator.peak_reserved
+    copies = profile.copies_at_save(depth)
+    if saves and len(copies):
+        _run_on(allocator, np.arange(len(copies)), copies)
+        occasions["save"] = allocator.peak_reserved
     phases = {phase: allocated[f"{phase}1"] for phase in PHASES}
     peak = max(phases.values())
     return Peaks(
@@ -171,6 +175,17 @@ def on_cuda(
         categories=_at_peak(program, block_sizes),
         num_retries=allocator.num_retries,
         occasions=occasions,
+    )
+
+
+def _run_on(allocator: "ArrayAllocator", events: np.ndarray, sizes: np.ndarray) -> None:
+    """Events of the default stream after all that the allocator has seen."""
+    allocator.run(
+        events,
+        sizes,
+        np.zeros(len(sizes), dtype=np.int8),
+        np.array([len(events)], dtype=np.int64),
+        np.zeros(1, dtype=np.bool_),
     )
 
 
@@ -193,6 +208,8 @@ def live(
     rounding: int = ROUNDING,
     evaluation: Evaluation | None = None,
     buckets: Buckets | None = None,
+    *,
+    saves: bool = False,
 ) -> Peaks:
     """Peak of the live bytes alone, each rounded up: exact on a CPU, a lower bound of a GPU's."""
     program, sizes = unrolled(profile, batch, length, depth, buckets)
@@ -211,6 +228,9 @@ def live(
         rounded = (sizes + rounding - 1) // rounding * rounding
         deltas = np.where(events >= 0, rounded[events], -rounded[-events - 1])
         occasions["evaluation"] = int(levels[-1] + max(np.cumsum(deltas).max(), 0))
+    copies = profile.copies_at_save(depth)
+    if saves and len(copies):
+        occasions["save"] = int(levels[-1] + ((copies + rounding - 1) // rounding * rounding).sum())
     return Peaks(
         allocated=peak,
         reserved=peak,
@@ -228,8 +248,10 @@ def resident(
     depth: int,
     evaluation: Evaluation | None = None,
     buckets: Buckets | None = None,
+    *,
+    saves: bool = False,
 ) -> int:
-    """Peak of what malloc keeps resident on a CPU: load, two steps, an evaluation; bytes."""
+    """Peak bytes that malloc keeps resident on a CPU: load, two steps, an evaluation, a save."""
     program, slot_sizes = unrolled(profile, batch, length, depth, buckets)
     sizes = slot_sizes.tolist()
     heap, chunks = Heap(), {}
@@ -245,6 +267,8 @@ def resident(
                 chunks[e] = heap.malloc(int(later[e]))
             else:
                 heap.free(chunks.pop(-e - 1))
+    for size in profile.copies_at_save(depth).tolist() if saves else ():
+        heap.malloc(size)
     return heap.peak_resident
 
 

@@ -131,21 +131,3 @@ def test_the_measured_mixtral_run_fits_as_its_software_built_it(worker):
     today = answer({**row, "software": {"transformers": "5.23.0"}}, worker=worker)
     assert today["verdict"] == "does_not_fit"
     assert any("stay unquantised" in said for said in today["assumptions"])
-
-
-@pytest.mark.parametrize(("model_type", "copies"), [("llama", False), ("mixtral", True)])
-def test_a_save_shares_storages_but_for_fused_experts(model_type, copies):
-    """What `save_pretrained` does to a state dict before it writes it."""
-    from transformers import AutoModelForCausalLM
-    from transformers.core_model_loading import revert_weight_conversion
-
-    model = AutoModelForCausalLM.from_config(hf_config(CASES[model_type][1]))
-    own = {p.untyped_storage().data_ptr() for p in model.state_dict().values()}
-    saved = revert_weight_conversion(model, model.state_dict())
-    new = [t for t in saved.values() if t.untyped_storage().data_ptr() not in own]
-    fused = [p for name, p in model.named_parameters() if "gate_up_proj" in name and p.dim() == 3]
-    assert sum(t.numel() for t in new) == sum(p.numel() for p in fused)
-    assert bool(new) == copies
-    assert bool(experts.saving_note(model, built(model_type))) == copies
-    lora = {"method": "lora", "lora": LoraSettings(r=4)}
-    assert experts.saving_note(model, built(model_type, **lora)) == ()

@@ -1,6 +1,7 @@
 """Quantised layers hold and move the bytes that bitsandbytes' do."""
 
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -124,11 +125,69 @@ def test_gpt2_is_quantised_but_for_its_output_layer():
     assert model.get_output_embeddings().weight.dtype == torch.float32  # kbit preparation
 
 
-def test_dora_is_unknown():
+@pytest.mark.parametrize(
+    ("settings", "dtype", "peak"),
+    [(NF4, torch.float16, 2), (NESTED, torch.float16, 2), (INT8, torch.float32, 8)],
+    ids=["nf4", "nested", "int8"],
+)
+def test_dora_gets_the_whole_weight(settings, dtype, peak):
+    """int8: two products of float32, the first alive until the second is there."""
+    recorder = Recorder((7, 5))
+    linear = layer(settings)
+    assert linear.whole().is_meta
+    with FakeTensorMode(), torch.device("cpu"):
+        linear.weight = linear.quantise(recorder)
+        start = len(recorder.trace.events)
+        with recorder.in_phase("forward"):
+            weight = linear.whole()
+    assert (weight.shape, weight.dtype) == ((ROWS, COLUMNS), dtype)
+    born = [
+        recorder.trace.allocations[e].num_bytes for e in recorder.trace.events[start:] if e >= 0
+    ]
+    scales = ROWS * COLUMNS // 64 * 4
+    assert sum(born) == peak * ROWS * COLUMNS + (scales if settings is NESTED else 0)
+
+
+def step_of(settings, **lora):
+    from advisor.simulate.step import record
+
+    return record(structure(settings, lora=lora), depth=2, batch=2, length=80)
+
+
+def test_dora_dequantises_once_more_in_a_forward():
+    plain, dora = (
+        [KINDS[k.kind] for k in step_of(NF4, use_dora=use).kernels].count("dequantise")
+        for use in (False, True)
+    )
+    assert dora == plain + 2 * 4  # c_attn, c_proj, c_fc and c_proj of two layers
+
+
+@pytest.mark.parametrize("settings", [NF4, INT8], ids=["nf4", "int8"])
+def test_dora_with_dropout_keeps_the_weight_for_the_backward(settings):
+    """The base layer is then computed anew by F.linear, of an input that needs a gradient."""
+    width = CONFIG["n_embd"]
+    sizes = {width * width * n * 4 for n in (1, 3, 4)}
+
+    def kept(dropout):
+        trace = step_of(settings, use_dora=True, lora_dropout=dropout)
+        live = Counter()
+        end = trace.events.index(MARK + trace.marks.index("forward1"))
+        for event in (e for e in trace.events[:end] if e < MARK):
+            a = trace.allocations[event if event >= 0 else -event - 1]
+            if a.num_bytes in sizes and a.op in ("aten._to_copy.default", "aten.mul.Tensor"):
+                live[a.num_bytes // width**2 // 4] += 1 if event >= 0 else -1
+        return +live
+
+    assert not kept(0.0)
+    assert kept(0.1) == {3: 1, 1: 2, 4: 4}  # the first layer's c_attn has no gradient to pass on
+
+
+def test_what_peft_refuses_is_unknown_with_its_reason():
     from advisor.simulate.build import build_on_meta
 
-    with pytest.raises(SimulationError, match="DoRA"):
-        build_on_meta(structure(NF4, lora={"use_dora": True}), 2)
+    asked = structure(NF4, lora={"target_modules": ("no_such_layer",)})
+    with pytest.raises(SimulationError, match="peft puts no such adapter on gpt2"):
+        build_on_meta(asked, 2)
 
 
 def test_the_stand_in_leaves_nothing_behind():
