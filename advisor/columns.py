@@ -1,6 +1,5 @@
 """Which columns of a file hold the text: named by the user, or found under a task's usual names."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.errors import InputError
@@ -31,7 +30,7 @@ def _is_text(feature: Any) -> bool:
 
 def find_text(
     dataset: "datasets.Dataset",
-    file: Path,
+    file: str,
     text_column: str | None,
     task: Task,
     label_column: str | None = None,
@@ -62,7 +61,7 @@ def find_text(
     raise InputError("rows.no_text_column", path=file, columns=columns_there, field="text_column")
 
 
-def require(dataset: "datasets.Dataset", file: Path, column: str) -> None:
+def require(dataset: "datasets.Dataset", file: str, column: str) -> None:
     """Refuse a column that is not there or holds no text."""
     if column not in dataset.features:
         raise InputError(

@@ -1,11 +1,10 @@
 """Describe a data set by its real token lengths: DataDescription is light, the rest the worker's.
 
-Reads the data file and the model's tokenizer from disk. `tokenise_texts` is the trainer's too, so
-that what is counted here is what is trained there.
+Reads the data and the model's tokenizer. Rows are read by `advisor.rows` and made tokens by
+`advisor.tokens`, the trainer's too, so that what is counted here is what is trained there.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import random
@@ -14,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from advisor import demo
-from advisor.errors import InputError
+from advisor import demo, hub, sources
+from advisor.file_formats import Format
+from advisor.locale import Message, render
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.rows import Rows, load_rows
 from advisor.tasks import Task, find_task
+from advisor.tokens import CHUNK_ROWS, encode, load_tokenizer, tokenise_texts
 
 if TYPE_CHECKING:
     import datasets
@@ -35,12 +36,12 @@ class DataDescription:
 
     name: str
     path: str
-    format: Literal["jsonl", "json", "csv", "txt"]
+    format: Format
     columns: tuple[str, ...]
     text_column: str
     """One, or "one,two" where a row is a pair of texts."""
     num_rows: int
-    """Rows of the training split, exact."""
+    """Rows of the training split; exact where `rows_are_counted`."""
     num_eval_rows: int
     """Rows of the evaluation split (a file of its own, or split off)."""
     num_measured_rows: int
@@ -60,14 +61,19 @@ class DataDescription:
     """First rows' text, each cut at 300 characters."""
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    """The findings in English."""
+    findings: tuple[Message, ...] = ()
+    """What to know about the rows before the first step: see `advisor.row_findings`."""
+    rows_are_counted: bool = True
+    """False: large data, of which the numbers of rows are estimates."""
     validation_path: str | None = None
-    """File the evaluation rows come from; None: split off."""
+    """Where the evaluation rows come from; None: the data's own split, or split off."""
     label_column: str | None = None
     """Where the classes are, of a task whose rows have one."""
     labels: tuple[str, ...] = ()
-    """The classes in the order of their ids."""
+    """The classes in the order of their ids; empty where a sample shows one alone."""
     label_rows: tuple[int, ...] = ()
-    """Training rows of each."""
+    """Training rows of each; of large data an estimate."""
     ends_texts: bool | None = None
     """Whether the tokenizer has an end-of-text token; None: the model has no tokenizer."""
 
@@ -159,62 +165,6 @@ _MAX_LENGTHS = 20_000
 _BYTES_PER_TOKEN = 4
 _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 300
-_CHUNK_ROWS = 1000
-
-
-def tokenise_texts(
-    tokenizer: Any, texts: Sequence[str], max_length: int | None = None
-) -> list[list[int]]:
-    """Token ids of each text as a causal language model is trained on them.
-
-    With the tokenizer's special tokens, and its end-of-text token where it does not add that
-    itself; then cut, so that a text that was cut has no end.
-
-    Args:
-        tokenizer: of transformers.
-        texts: one per row.
-        max_length: tokens a row is cut at; None leaves rows whole.
-    """
-    end = tokenizer.eos_token_id
-    rows: list[list[int]] = []
-    for start in range(0, len(texts), _CHUNK_ROWS):
-        chunk = list(texts[start : start + _CHUNK_ROWS])
-        for ids in tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]:
-            if end is not None and (not ids or ids[-1] != end):
-                ids.append(end)
-            rows.append(ids[:max_length])
-    return rows
-
-
-def encode(
-    tokenizer: Any,
-    columns: Sequence[Sequence[str]],
-    max_length: int | None = None,
-    *,
-    types: bool | None = False,
-) -> dict[str, list[list[int]]]:
-    """Each row as a model is asked about it: one text or a pair, with the special tokens.
-
-    Args:
-        tokenizer: of transformers.
-        columns: the texts of all rows; a second column is the other half of each pair.
-        max_length: tokens a row is cut at, from the longer text's end; None leaves rows whole.
-        types: whether token_type_ids are wanted beside input_ids.
-    """
-    found: dict[str, list[list[int]]] = {}
-    for start in range(0, len(columns[0]), _CHUNK_ROWS):
-        texts = [list(column[start : start + _CHUNK_ROWS]) for column in columns]
-        chunk = tokenizer(
-            *texts,
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=types,
-            verbose=False,
-        )
-        for name, rows in chunk.items():
-            found.setdefault(name, []).extend(rows)
-    return found
 
 
 def describe_data(
@@ -229,32 +179,37 @@ def describe_data(
     """Describe a data set by the token lengths the model's tokenizer gives its rows.
 
     Args:
-        path: a data file (see `load_rows`), or "demo".
+        path: the data (see `load_rows`), or "demo". Of large data, a sample is read.
         model: whose tokenizer counts; without one, a token per four bytes is assumed.
         task: slug of `advisor.tasks`.
         text_column: where the text is; inferred when left out.
-        validation_path: the evaluation file, if there is one.
+        validation_path: the evaluation rows, if they are elsewhere.
         label_column: where the class is; inferred when left out.
 
     Raises:
         InputError: the data or the tokenizer cannot be read.
     """
-    rows = load_rows(path, text_column, validation_path, task, label_column=label_column)
+    rows = load_rows(
+        path, text_column, validation_path, task, label_column=label_column, sample=True
+    )
     labels = rows.labels
-    file = demo.resolve(str(path), "data")
-    other = None if validation_path is None else Path(validation_path).expanduser()
-    lengths, longest, notes = _measure(rows, model, find_task(task))
+    place = str(path) if hub.is_data_id(str(path)) else str(demo.resolve(str(path), "data"))
+    other = None if validation_path is None else str(validation_path)
+    if other is not None and not hub.is_data_id(other):
+        other = str(Path(other).expanduser())
+    lengths, longest, measuring = _measure(rows, model, find_task(task))
+    findings = (*rows.findings, *measuring)
     ordered = sorted(lengths)
     longest = max(longest, ordered[-1])
     kept = _reduce([*ordered, longest] if longest > ordered[-1] else ordered)
     return DataDescription(
-        name=demo.NAME if demo.is_demo(file) else file.name,
-        path=str(file),
+        name=_name(place),
+        path=place,
         format=rows.format,
         columns=tuple(rows.train.column_names),
         text_column=",".join(rows.text_columns),
-        num_rows=len(rows.train),
-        num_eval_rows=len(rows.evaluation),
+        num_rows=rows.num_train_rows,
+        num_eval_rows=rows.num_eval_rows,
         num_measured_rows=len(ordered),
         lengths=tuple(kept),
         length_source="tokenizer" if model.has_tokenizer else "bytes",
@@ -266,13 +221,21 @@ def describe_data(
         num_empty_rows=rows.num_empty_rows,
         ends_texts=_ends_texts(model),
         preview=_preview(rows),
-        fingerprint=_fingerprint(file, other, rows),
-        notes=(*rows.notes, *notes),
-        validation_path=None if other is None else str(other),
+        fingerprint=_fingerprint(place, other, rows),
+        notes=tuple(render(finding) for finding in findings),
+        findings=findings,
+        rows_are_counted=rows.is_counted,
+        validation_path=other,
         label_column=labels.column if labels else None,
         labels=labels.names if labels else (),
         label_rows=labels.counts if labels else (),
     )
+
+
+def _name(place: str) -> str:
+    if demo.is_demo(Path(place)):
+        return demo.NAME
+    return place if hub.is_data_id(place) else Path(place).name
 
 
 def _preview(rows: Rows) -> tuple[str, ...]:
@@ -282,12 +245,12 @@ def _preview(rows: Rows) -> tuple[str, ...]:
 
 
 def _ends_texts(model: ModelDescription) -> bool | None:
-    return _load_tokenizer(model).eos_token_id is not None if model.has_tokenizer else None
+    return load_tokenizer(model).eos_token_id is not None if model.has_tokenizer else None
 
 
 def _measure(
     rows: Rows, model: ModelDescription, task: Task
-) -> tuple[list[int], int, tuple[str, ...]]:
+) -> tuple[list[int], int, tuple[Message, ...]]:
     """Token lengths of all rows or of a sample, the longest row's, and what to say about them."""
     import numpy as np
 
@@ -295,12 +258,9 @@ def _measure(
     num_bytes = np.concatenate([_byte_lengths(part, rows.text_columns) for part in parts])
     if not model.has_tokenizer:
         lengths = (-(-num_bytes // _BYTES_PER_TOKEN)).tolist()
-        note = (
-            f"The model has no tokenizer: lengths are bytes divided by {_BYTES_PER_TOKEN}, "
-            "not counted tokens."
-        )
-        return lengths, max(lengths), (note,)
-    tokenizer = _load_tokenizer(model)
+        params = {"bytes": _BYTES_PER_TOKEN}
+        return lengths, max(lengths), (Message(id="data.no_tokenizer", params=params),)
+    tokenizer = load_tokenizer(model)
     sample = _draw_sample(num_bytes)
     count = _Counter(tokenizer, parts, rows.text_columns, task)
     lengths = count(sample)
@@ -308,12 +268,13 @@ def _measure(
         return lengths, max(lengths), ()
     longest = np.argsort(num_bytes, kind="stable")[-_NUM_LONGEST:]
     most = max(count(longest))
-    note = (
-        f"Token lengths are of a sample: sampled {len(sample):,} of {len(num_bytes):,} rows, drawn "
-        f"over the whole data with seed {_SAMPLE_SEED}; the {_NUM_LONGEST} longest rows by bytes "
-        "were counted besides, for the longest."
-    )
-    return lengths, most, (note,)
+    params = {
+        "sampled": len(sample),
+        "rows": len(num_bytes),
+        "seed": _SAMPLE_SEED,
+        "longest": _NUM_LONGEST,
+    }
+    return lengths, most, (Message(id="data.sampled_rows", params=params),)
 
 
 def _byte_lengths(dataset: "datasets.Dataset", columns: tuple[str, ...]) -> "np.ndarray":
@@ -356,8 +317,8 @@ class _Counter:
         offset = 0
         for part in self.parts:
             here = indices[(indices >= offset) & (indices < offset + len(part))] - offset
-            for start in range(0, len(here), _CHUNK_ROWS):
-                chunk = part[here[start : start + _CHUNK_ROWS]]
+            for start in range(0, len(here), CHUNK_ROWS):
+                chunk = part[here[start : start + CHUNK_ROWS]]
                 lengths += map(len, self._tokenise([chunk[name] for name in self.columns]))
             offset += len(part)
         return lengths
@@ -366,25 +327,6 @@ class _Counter:
         if self.task.ends_texts:
             return tokenise_texts(self.tokenizer, texts[0])
         return encode(self.tokenizer, texts)["input_ids"]
-
-
-def _load_tokenizer(model: ModelDescription) -> Any:
-    return _tokenizer_at(model.path, model.fingerprint)
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer_at(path: str, _fingerprint: str) -> Any:
-    """The one that was loaded last is kept as long as its files are the same."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        text = " ".join(str(error).split()).rstrip(".")
-        text = text if len(text) <= 300 else f"{text[:297]}..."
-        raise InputError(
-            "data.tokenizer", path=path, kind=type(error).__name__, reason=text, field="model"
-        ) from error
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
@@ -400,9 +342,9 @@ def _reduce(ordered: Sequence[int]) -> list[int]:
     return [ordered[round(i * last / (_MAX_LENGTHS - 1))] for i in range(_MAX_LENGTHS)]
 
 
-def _fingerprint(file: Path, other: Path | None, rows: Rows) -> str:
-    files = [file] if other is None else [file, other]
-    stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+def _fingerprint(place: str, other: str | None, rows: Rows) -> str:
+    places = [place] if other is None else [place, other]
+    stamps = [(p, *sources.stamp(p)) for p in places]
     column = ",".join(rows.text_columns)
     columns = [column] if rows.labels is None else [column, rows.labels.column]
-    return hashlib.sha256(json.dumps([stats, *columns]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([stamps, *columns]).encode()).hexdigest()

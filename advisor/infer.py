@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advisor import demo
+from advisor import demo, hub
 from advisor.errors import InputError
 from advisor.rows import column_names
 from advisor.tasks import TASKS, trainable_tasks
@@ -34,7 +34,8 @@ def infer_task(model_path: str, data_path: str | None, label_column: str | None 
     """
     if demo.NAME in (model_path, data_path):
         return DEFAULT
-    config = _config(demo.resolve(model_path, "model"))
+    where = hub.model_directory(model_path) if hub.is_model_id(model_path) else model_path
+    config = _config(demo.resolve(where, "model"))
     architectures = _architectures(config)
     for name in architectures:
         for end, task in _MADE_FOR.items():

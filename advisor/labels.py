@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from advisor.errors import InputError
+from advisor.locale import Message
 from advisor.tasks import Task
 
 if TYPE_CHECKING:
@@ -29,11 +29,16 @@ class Labels:
     """The classes in the order of their ids."""
     counts: tuple[int, ...]
     """Training rows of each."""
-    notes: tuple[str, ...] = ()
+    findings: tuple[Message, ...] = ()
+
+    def counted_up_to(self, num_rows: int) -> "Labels":
+        """The same of so many training rows, of which the counted ones are a sample."""
+        share = num_rows / max(sum(self.counts), 1)
+        return replace(self, counts=tuple(round(count * share) for count in self.counts))
 
 
 def find_column(
-    dataset: "datasets.Dataset", file: Path, asked: str | None, task: Task, texts: Sequence[str]
+    dataset: "datasets.Dataset", path: str, asked: str | None, task: Task, texts: Sequence[str]
 ) -> str:
     """The column with the classes.
 
@@ -45,7 +50,7 @@ def find_column(
         if asked not in others:
             raise InputError(
                 "labels.no_column",
-                path=file,
+                path=path,
                 column=asked,
                 names=others,
                 field="label_column",
@@ -55,10 +60,10 @@ def find_column(
     if found is not None:
         return found
     if not others:
-        raise InputError("labels.none", path=file, texts=tuple(texts), field="label_column")
+        raise InputError("labels.none", path=path, texts=tuple(texts), field="label_column")
     raise InputError(
         "labels.which_column",
-        path=file,
+        path=path,
         names=others,
         usual=task.label_columns,
         field="label_column",
@@ -89,9 +94,10 @@ def namer(feature: Any) -> Callable[[Any], str | None]:
 
 def read(
     dataset: "datasets.Dataset",
-    file: Path,
+    path: str,
     column: str,
-    numbers: Sequence[int],
+    indices: Sequence[int],
+    where: Callable[[int], Message],
     *,
     field: str = "data",
 ) -> list[str]:
@@ -99,9 +105,10 @@ def read(
 
     Args:
         dataset: rows that have text.
-        file: where they were read.
+        path: where they were read.
         column: of the labels.
-        numbers: of the rows in the file, from 1 on.
+        indices: of these rows among all that were read.
+        where: the place of such an index in words.
         field: what an error is beside.
 
     Raises:
@@ -109,22 +116,21 @@ def read(
     """
     names: list[str] = []
     name = namer(dataset.features[column])
-    for number, value in zip(numbers, _values(dataset, column), strict=True):
+    for index, value in zip(indices, _values(dataset, column), strict=True):
         if isinstance(value, (list, dict)):
-            raise InputError(
-                "labels.several", path=file, column=column, row=number, field="label_column"
-            )
+            place = where(index)
+            raise InputError("labels.several", where=place, column=column, field="label_column")
         found = name(value)
         if found is None:
-            raise InputError("labels.empty", path=file, column=column, row=number, field=field)
+            raise InputError("labels.empty", where=where(index), column=column, field=field)
         names.append(found)
     decimal = next((i for i, each in enumerate(names) if _has_decimals(each)), None)
     if decimal is not None and all(map(_is_number, set(names))):
         raise InputError(
             "labels.regression",
-            path=file,
+            path=path,
             column=column,
-            row=numbers[decimal],
+            where=where(indices[decimal]),
             got=names[decimal],
             field="label_column",
         )
@@ -157,21 +163,34 @@ def order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(different))
 
 
-def collect(column: str, file: Path, train: Sequence[str], held_out: Sequence[str] = ()) -> Labels:
-    """The classes of training rows and of rows held out of the same file.
+def collect(
+    column: str,
+    path: str,
+    train: Sequence[str],
+    held_out: Sequence[str] = (),
+    *,
+    is_sample: bool = False,
+) -> Labels:
+    """The classes of training rows and of rows held out of the same data.
+
+    A sample that shows one class says nothing about the others: then no class is known.
 
     Raises:
         InputError: one class alone, or more than `MAX_CLASSES`.
     """
     names = order((*train, *held_out))
+    if len(names) == 1 and is_sample:
+        params = {"count": len(train) + len(held_out), "column": column, "name": names[0]}
+        finding = Message(id="data.one_class_sampled", params=params)
+        return Labels(column=column, names=(), counts=(), findings=(finding,))
     if len(names) == 1:
         raise InputError(
-            "labels.one_class", path=file, column=column, name=names[0], field="label_column"
+            "labels.one_class", path=path, column=column, name=names[0], field="label_column"
         )
     if len(names) > MAX_CLASSES:
         raise InputError(
             "labels.too_many",
-            path=file,
+            path=path,
             column=column,
             count=len(names),
             most=MAX_CLASSES,
@@ -179,39 +198,45 @@ def collect(column: str, file: Path, train: Sequence[str], held_out: Sequence[st
         )
     seen = Counter(train)
     counts = tuple(seen[name] for name in names)
-    notes = []
+    findings = _findings(names, counts, is_sample=is_sample)
+    return Labels(column=column, names=names, counts=counts, findings=tuple(findings))
+
+
+def _findings(
+    names: tuple[str, ...], counts: tuple[int, ...], *, is_sample: bool
+) -> Iterator[Message]:
+    if is_sample:
+        yield Message(id="data.classes_sampled", params={"rows": sum(counts)})
     largest = max(range(len(names)), key=counts.__getitem__)
-    share = counts[largest] / max(len(train), 1)
+    share = counts[largest] / max(sum(counts), 1)
     if share >= _UNBALANCED:
-        notes.append(
-            f"The classes are unbalanced: {share:.0%} of the training rows are {names[largest]!r}; "
-            f"a model that always answers it has an accuracy of about {share:.2f}."
+        params = {"share": share, "name": names[largest]}
+        yield Message(
+            id="data.unbalanced_sampled" if is_sample else "data.unbalanced", params=params
         )
     unseen = [name for name, count in zip(names, counts, strict=True) if not count]
-    if unseen:
-        some = ", ".join(map(repr, unseen[:5]))
-        notes.append(
-            f"{len(unseen)} of {len(names)} classes are in the rows held out for evaluation alone "
-            f"({some}): no training row shows them."
-        )
-    return Labels(column=column, names=names, counts=counts, notes=tuple(notes))
+    if unseen and not is_sample:  # rows that were not read may show them
+        params = {"count": len(unseen), "classes": len(names), "names": unseen[:5]}
+        yield Message(id="data.unseen_classes", params=params)
 
 
-def check_evaluation(
-    labels: Labels, file: Path, names: Sequence[str], numbers: Sequence[int]
-) -> None:
-    """Refuse an evaluation file with a class that no training row has.
+def check_evaluation(labels: Labels, names: Sequence[str], where: Callable[[int], Message]) -> None:
+    """Refuse evaluation rows with a class that no training row has.
+
+    Args:
+        labels: of the training rows.
+        names: the class of each evaluation row.
+        where: the place of such a row in words.
 
     Raises:
         InputError: names the class and its first row.
     """
-    for number, name in zip(numbers, names, strict=True):
+    for number, name in enumerate(names):
         if name not in labels.names:
             raise InputError(
                 "labels.only_in_validation",
-                path=file,
+                where=where(number),
                 column=labels.column,
-                row=number,
                 name=name,
                 names=labels.names,
                 field="validation",

@@ -56,8 +56,16 @@ class DataArguments:
     """Which rows are trained on, and how they become batches."""
 
     task: str = _field("causal-lm", "Kind of training.", list(trainable_tasks()))
-    train_file: str = field(metadata={"help": "Training rows: jsonl, json, csv or txt."})
-    validation_file: str | None = _field(None, "Evaluation rows; null splits some off.")
+    train_file: str = field(
+        metadata={
+            "help": "Training rows: a file, glob or directory of jsonl, json, csv, tsv, txt or "
+            "parquet, or a Hub id: owner/name[@revision][:config[:split]]."
+        }
+    )
+    validation_file: str | None = _field(
+        None,
+        "Evaluation rows, likewise; null takes the data's own, or splits some off.",
+    )
     validation_split_percentage: int = _field(
         5, "Share of the training rows split off for evaluation where there is no file."
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, elsewhere, records
+from advisor import demo, elsewhere, records, sources
 from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
 from advisor.elsewhere import Elsewhere
@@ -123,10 +123,9 @@ class Advisor:
         """
         if question.task is not None:
             return find_trainable_task(question.task).slug
-        paths = [demo.resolve(question.model, "model")]
-        paths += [demo.resolve(question.data, "data")] if question.data else []
-        key = ("task", *map(str, paths), question.label_column)
-        key = (*key, *(stamp for path in paths for stamp in _stamps(path)))
+        key = ("task", question.model, question.data, question.label_column)
+        key = (*key, *_stamps(demo.resolve(question.model, "model")))
+        key = (*key, *(sources.stamp(question.data) if question.data else ()))
         if key not in self._described:
             self._described[key] = self._worker.call(
                 "infer_task",
@@ -161,10 +160,11 @@ class Advisor:
         if question.data is None:
             return None
         task = self.task(question)
-        where = demo.resolve(question.data, "data")
         columns = (question.text_column, question.label_column)
-        key = ("data", str(where), *columns, question.validation, question.model, task)
-        key = (*key, *_stamps(where), *_stamps(demo.resolve(question.model, "model")))
+        key = ("data", question.data, *columns, question.validation, question.model, task)
+        key = (*key, *_stamps(demo.resolve(question.model, "model")))
+        for place in filter(None, (question.data, question.validation)):
+            key = (*key, *sources.stamp(place))
         if key not in self._described:
             answer = self._worker.call(
                 "describe_data",

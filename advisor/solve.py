@@ -147,6 +147,7 @@ def base_plan(
         "max_length": max_length,
         "use_cpu": facts.gpu() is None,
         "attention_mask": needs_padding(facts, pins, micro, max_length),
+        "attn_implementation": "sdpa" if facts.model.has_sdpa else "eager",
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,

@@ -4,11 +4,14 @@ from typing import Any
 
 import streamlit as st
 
+from advisor.data import DataDescription
 from advisor.errors import InputError
 from advisor.hardware.catalogue import accelerator_names, machine_from_name
 from advisor.hardware.choice import is_local
+from advisor.locale import Message, render
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
+from advisor.row_findings import is_warning
 from advisor.tasks import find_task, trainable_tasks
 from app import cache, machine_texts, state, texts
 from app.components import card
@@ -76,6 +79,8 @@ def input_cards(
     for place, slot in slots.items():
         with slot.container():
             lines = tuple(map(texts.escape, facts.get(place, (t("card.unknown", lang),))))
+            if place == "data" and shown is not None and shown.data is not None:
+                lines += _alerts(shown.data, lang)
             sentence = texts.escape(error.sentence(lang)) if error and place == bad else None
             popover = card(ICONS[place], texts.escape(names[place]), lines, sentence)
         assert popover is not None
@@ -84,6 +89,21 @@ def input_cards(
                 _offer_columns(asked, error)
             else:
                 editors[place](asked, shown)
+
+
+def _alerts(data: DataDescription, lang: str) -> tuple[str, ...]:
+    """What may be wrong with the rows, as a line of the card; the rest is where they are chosen."""
+    found = [finding for finding in data.findings if is_warning(finding)]
+    if not found:
+        return ()
+    more = f" {t('data.more', lang, count=len(found) - 1)}" if len(found) > 1 else ""
+    return (f"{_finding(found[0], lang)}{more}",)
+
+
+def _finding(finding: Message, lang: str) -> str:
+    """A finding in Markdown, with a mark where somebody should look."""
+    sentence = texts.escape(render(finding, lang))
+    return f":orange[:material/error: {sentence}]" if is_warning(finding) else sentence
 
 
 def _change_machine(asked: Question, shown: Recommendation | None) -> None:
@@ -241,10 +261,13 @@ def _change_data(asked: Question, shown: Recommendation | None) -> None:
         _choose_column("text_column", data.text_column, (*data.columns, *there), asked)
         if data.label_column is not None:
             _choose_column("label_column", data.label_column, data.columns, asked)
-            st.caption(texts.escape(texts.class_counts(data, lang)))
+            if data.labels:
+                st.caption(texts.escape(texts.class_counts(data, lang)))
     else:
         for field in ("text_column", "label_column"):
             _forget_column(field, asked)
+    for finding in data.findings if data is not None else ():
+        st.caption(_finding(finding, lang))
     if data is not None and data.preview:
         st.caption(t("data.preview", lang))
         st.code(data.preview[0], language=None, wrap_lines=True)

@@ -180,6 +180,8 @@ def data_facts(data: DataDescription, max_length: int | None, lang: str) -> tupl
         share = data.share_cut(max_length)
         key = "data.cut" if share else "data.uncut"
         second.append(t(key, lang, share=share, length=max_length))
+    if not data.rows_are_counted:
+        second.append(t("data.estimated_rows", lang, rows=data.num_rows))
     second.append(t("data.eval_rows", lang, rows=data.num_eval_rows))
     if data.labels:
         second.append(t("data.classes", lang, count=len(data.labels)))

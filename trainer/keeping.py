@@ -19,22 +19,22 @@ _DELETED = ".deleted-"
 
 def read_notes(run_dir: Path) -> str:
     """What somebody wrote about a run; "" where nobody did."""
-    try:
-        with (run_dir / NOTES).open(encoding="utf-8", errors="replace") as file:
-            return file.read(MAX_NOTES)
-    except FileNotFoundError:
+    path = run_dir / NOTES
+    if not record.is_own_file(path):
         return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_NOTES)
 
 
 def write_notes(run_dir: Path, text: str) -> None:
     """Keep notes beside the run they are about, the file replaced as a whole.
 
     Raises:
-        InputError: no such run, or more than MAX_NOTES characters.
+        InputError: no such run, more than MAX_NOTES characters, or nothing can be written there.
     """
     if len(text) > MAX_NOTES:
         raise InputError("keeping.notes", got=len(text), limit=MAX_NOTES, field="notes")
-    if not (run_dir / record.RECORD).is_file():
+    if not runs.is_run(run_dir):
         raise InputError("launch.no_run", path=run_dir, record=record.RECORD)
     record.write_text(run_dir / NOTES, text)
 
@@ -57,7 +57,7 @@ def delete(name: str, root: Path | None = None) -> None:
         raise InputError("keeping.name", name=name)
     if run_dir.is_symlink():
         raise InputError("keeping.link", path=run_dir, target=run_dir.readlink())
-    if not (run_dir / record.RECORD).is_file():
+    if not runs.is_run(run_dir):
         raise InputError("launch.no_run", path=run_dir, record=record.RECORD)
     with record.guard(run_dir):
         if runs.is_active(run_dir):

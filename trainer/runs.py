@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, events
+from advisor import demo, events, hub
 from advisor.errors import AdvisorError
 from advisor.home import runs_dir
 from trainer import process, record
@@ -32,7 +32,8 @@ RESUMABLE: tuple[State, ...] = ("stopped", "failed", "lost")
 
 DEFAULT_OUTPUT_DIR = "checkpoints"
 """Where checkpoints go inside the run directory when the arguments do not say."""
-_LOCAL_PATHS = ("model_name_or_path", "config_name", "tokenizer_name", "validation_file")
+_MODEL_PATHS = ("model_name_or_path", "config_name", "tokenizer_name")
+_DATA_PATHS = ("train_file", "validation_file")
 _PACKAGES = ("training-advisor", "torch", "transformers", "accelerate", "peft", "datasets")
 _TAIL_BYTES = 65536
 
@@ -140,12 +141,14 @@ def initialise(
 def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with local paths absolute; a name that is no file here is left (a hub id)."""
     result = dict(arguments)
-    for name in _LOCAL_PATHS:
+    for name in _MODEL_PATHS:
         if isinstance(value := result.get(name), str):
             path = demo.resolve(value, "model")
             result[name] = str(path.absolute()) if path.exists() else value
-    if isinstance(value := result.get("train_file"), str):
-        result["train_file"] = str(demo.resolve(value, "data").absolute())
+    for name in _DATA_PATHS:
+        value = result.get(name)
+        if isinstance(value, str) and not hub.is_data_id(value):
+            result[name] = str(demo.resolve(value, "data").absolute())
     return result
 
 

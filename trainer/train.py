@@ -21,8 +21,10 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.training_args import OptimizerNames
 
+from advisor import hub, row_findings
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
+from advisor.locale import render
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import Rows, load_rows
 from advisor.rules.optimizer import needs_bitsandbytes
@@ -150,8 +152,12 @@ def build_tokenizer(args: ModelArguments) -> Any:
         InputError: it cannot be loaded, or has neither token.
     """
     name = args.tokenizer_name or args.model_name_or_path or args.config_name
+    assert name is not None  # check_arguments wants one of them
+    directory = hub.model_directory(name)
     with _as_input_error("tokenizer", name):
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError("train.padding", name=name, field="tokenizer_name")
@@ -193,13 +199,18 @@ def build_model(
             options["device_map"] = {"": torch.cuda.current_device()}
     name = args.model_name_or_path or args.config_name
     assert name is not None  # check_arguments wants one of them
+    directory = hub.fetch_model(name) if args.model_name_or_path else hub.model_directory(name)
     warnings: list[tuple[str, str]] = []
     with _as_input_error("model", name):
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         shaped = task_module(task).model_options(rows, tokenizer, config)
         if args.model_name_or_path:
             options.update(shaped)
-            model, info = auto_class.from_pretrained(name, output_loading_info=True, **options)
+            model, info = auto_class.from_pretrained(
+                directory, local_files_only=True, output_loading_info=True, **options
+            )
             warnings = _new_weights(info)
         elif args.method == "qlora":
             raise InputError("train.qlora_weights", name=name, field="model")
@@ -319,9 +330,11 @@ class _Data:
         self.train = features(rows.train, "train")
         self.evaluation = features(rows.evaluation, "evaluation") if evaluates else None
         self.collator = self.module.collator(tokenizer, args)
-        self.warnings: list[tuple[str, str]] = []
-        if rows.num_empty_rows:
-            self.warnings.append(("rows_left_out", rows.notes[0]))
+        self.warnings = [
+            (finding.id.replace("data.", "rows_", 1), render(finding))
+            for finding in rows.findings
+            if row_findings.is_warning(finding)
+        ]
         whole: Any = self.train.with_format("numpy")["whole_length"][:]
         num_cut = int((whole > args.max_seq_length).sum())
         if num_cut:

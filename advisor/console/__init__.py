@@ -218,6 +218,7 @@ def _subject(recommendation: Recommendation, lang: str) -> list[str]:
     ]
     if data is not None:
         rows.append((_say("data", lang), _say("rows", lang, name=data.name, rows=data.num_rows)))
+        rows += [("", render(finding, lang)) for finding in data.findings]
     if data is not None and data.labels:
         pairs = list(zip(data.labels, data.label_rows, strict=True))
         counts = ", ".join(f"{name}: {count:,}" for name, count in pairs[:8])

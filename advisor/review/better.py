@@ -86,7 +86,7 @@ def _rate(
     given, best = _got(arguments, "learning_rate"), rate.value
     if best / FAR_RATE <= given <= best * FAR_RATE:
         return None
-    params = {"rate": rate.base.learning_rate, "batch": rate.base.effective_batch_size}
+    params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
     key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
     advice = dataclasses.replace(
         advice, reason=Message(id=key, params=params), reference=rate.base.reference

@@ -157,6 +157,8 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
             return Message(id=key, params={}), rule, rate.base.reference
         params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
         return Message(id=key, params=params), "R-LR-01", rate.base.reference
+    if name == "attn_implementation" and not facts.model.has_sdpa:
+        return Message(id="attention.eager"), None, None
     if name == "optim":
         found = optimizer.reason(plan.optim)
         return found.message, found.rule, found.reference

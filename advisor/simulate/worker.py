@@ -103,7 +103,7 @@ class Worker:
             return self._process
         self._stop()  # of one that died between two calls, the pipes are still open
         environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
-        environment.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", PYTHONUNBUFFERED="1")
+        environment["PYTHONUNBUFFERED"] = "1"
         if self._home is not None:
             environment["TRAINING_ADVISOR_HOME"] = str(self._home)
         self._lines = queue.Queue()

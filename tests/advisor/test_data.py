@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from advisor import data as data_module
-from advisor import demo, records, rows
+from advisor import demo, file_reading, records
 from advisor.data import DataDescription, describe_data, load_rows, tokenise_texts
 from advisor.errors import InputError
 from advisor.model import describe_model
@@ -145,10 +145,11 @@ def test_a_csv_column_that_changes_late_costs_only_that_column(tmp_path):
         ("a.csv", 'text,n\na,1\n"b,2\nc,3\n', ["line 3", "not valid CSV"]),
         ("a.csv", "text,n\n", ["a header and no rows"]),
         ("a.txt", b"a\n\xff\n", ["line 2", "0xff", "UTF-8"]),
-        ("a.txt", "one\ntwo".encode("utf-16"), ["line 1", "0xff", "UTF-8"]),
+        ("a.txt", "one\ntwo".encode("utf-16"), ["UTF-16", "byte order mark", "UTF-8"]),
         ("a.txt", " \n\n", ["is empty"]),
         ("a.jsonl", "", ["is empty"]),
-        ("a.parquet", "x", [".jsonl, .json, .csv, .txt", "'a.parquet'"]),
+        ("a.parquet", "x", ["no parquet file", "PAR1"]),
+        ("a.xlsx", "x", [".jsonl, .ndjson, .json, .csv, .tsv, .txt, .parquet", "'a.xlsx'"]),
         ("a.txt", "alone", ["one row", "at least 2"]),
         ("a.jsonl", '{"text": null}\n{"text": null}\n', ["None of its columns", "text (null)"]),
         ("a.jsonl", '{"text": ""}\n{"text": " "}\n', ["no row with text", "'text'"]),
@@ -178,7 +179,7 @@ def test_columns_are_found_or_named(tmp_path):
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     assert "There is no data file" in refusal(tmp_path / "none.jsonl")
-    assert "not a file" in refusal(tmp_path)
+    assert "holds no data file" in refusal(tmp_path)
 
 
 def test_the_split_is_the_same_each_time_and_said(tmp_path):
@@ -194,7 +195,7 @@ def test_the_split_is_the_same_each_time_and_said(tmp_path):
 
 
 def test_the_split_has_an_upper_bound_and_a_lower_one(tmp_path):
-    many = write(tmp_path / "many.txt", "a\n" * 50_000)
+    many = write(tmp_path / "many.txt", "".join(f"{i}\n" for i in range(50_000)))
     assert len(load_rows(many).evaluation) == 2000
     assert "2,000 of 50,000 rows (4 %)" in load_rows(many).notes[0]
     two = load_rows(write(tmp_path / "two.txt", "a\nb\n"))
@@ -398,7 +399,7 @@ def test_the_progress_bars_of_datasets_come_back(tmp_path):
 
     before = datasets.are_progress_bars_disabled()
     load_rows(write_rows(tmp_path / "a.jsonl", ["a", "b"]))
-    with rows._quiet():
+    with file_reading.quiet():
         assert datasets.are_progress_bars_disabled()
     assert datasets.are_progress_bars_disabled() == before
 

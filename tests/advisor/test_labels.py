@@ -113,7 +113,8 @@ def test_an_empty_label_is_refused_with_its_row(tmp_path):
 def test_numbers_with_decimals_are_refused_as_regression(tmp_path):
     error = refusal(rows_of(tmp_path, [("one", "1"), ("two", "0.25"), ("three", "3")]))
     assert "regression" in str(error)
-    assert "row 2: 0.25" in str(error)
+    assert "Row 2 of" in str(error)
+    assert ": 0.25)" in str(error)
 
 
 def test_several_labels_in_a_row_are_refused(tmp_path):
@@ -146,7 +147,7 @@ def test_what_the_held_out_rows_alone_show_is_said(tmp_path):
         found = load(rows_of(tmp_path, pairs))
         if found.labels.counts[2] == 0:
             break
-    assert any("'rare'" in note and "no training row" in note for note in found.notes)
+    assert any("(rare)" in note and "no training row" in note for note in found.notes)
 
 
 def test_unbalanced_classes_are_said(tmp_path):

@@ -128,6 +128,13 @@ def test_float16_goes_with_its_scaler_and_says_so():
     assert (row.value, row.reason.id) == (True, "precision.scaler")
 
 
+def test_a_class_without_sdpa_gets_eager_and_the_reason():
+    facts = facts_on(machine_from_name("T4"), parameters=1e8)
+    facts = dataclasses.replace(facts, model=dataclasses.replace(facts.model, has_sdpa=False))
+    row = advice_on(facts, solve(facts).plan, "attn_implementation")
+    assert (row.value, row.reason.id) == ("eager", "attention.eager")
+
+
 @pytest.mark.parametrize("kind", ["t5", "gemma2"])
 def test_a_model_that_overflows_float16_stays_float32(kind):
     facts = facts_on(machine_from_name("T4"), parameters=1e8)

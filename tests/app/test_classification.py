@@ -82,13 +82,13 @@ def test_a_task_is_chosen_and_left_to_model_and_data_again(open_page, fake):
 def test_a_refusal_that_names_columns_offers_them(open_page, fake, monkeypatch):
     real = fake.recommend
 
-    def refuse(question, *, on_progress=None):
+    def refuse(question, **_told):
         if question.label_column is None:
             raise InputError(
                 "labels.which_column", path="/d.csv", names=("mood", "n"), usual=("label",),
                 field="label_column",
             )  # fmt: skip
-        return real(question, on_progress=on_progress)
+        return real(question)
 
     monkeypatch.setattr(fake, "recommend", refuse)
     at = open_page(data="d.csv")
@@ -103,7 +103,7 @@ def test_an_ambiguous_task_is_asked_on_the_models_card(open_page, fake, monkeypa
         "infer.ambiguous", model="M", columns=("text",), names=("causal-lm",), field="task"
     )
 
-    def refuse(question, *, on_progress=None):
+    def refuse(question, **_told):
         raise error
 
     monkeypatch.setattr(fake, "recommend", refuse)

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 import app
 from advisor.errors import InputError
+from advisor.locale import Message
 from advisor.recommend import Question
 from app import texts
 
@@ -446,3 +447,35 @@ def test_proof_is_made_of_the_plan_on_the_page(open_page, home, monkeypatch):
     arguments = record.read_object(status.run_dir / "args.json")
     assert (arguments["max_steps"], arguments["save_strategy"]) == (3, "no")
     assert arguments["train_sampling_strategy"] == "sequential"
+
+
+FINDINGS = (
+    Message(
+        id="data.duplicates",
+        params={
+            "count": 3,
+            "rows": 50,
+            "file": "a.jsonl",
+            "row": 9,
+            "first_file": "a.jsonl",
+            "first_row": 2,
+        },
+    ),
+    Message(id="data.overlap", params={"count": 1, "rows": 5}),
+    Message(id="data.held_out", params={"held": 5, "rows": 50, "percent": 10.0, "seed": 42}),
+)
+
+
+@pytest.mark.parametrize(
+    ("lang", "words", "more"),
+    [("en", "3 of 50 rows repeat", "1 more under Change"), ("zh", "\u91cd\u590d", "1 \u6761")],
+)
+def test_findings_about_the_data_stand_on_their_card(open_page, fake, lang, words, more):
+    fake.data = dataclasses.replace(fake.data, findings=FINDINGS, rows_are_counted=False)
+    at = open_page(lang=lang)
+    assert not at.exception
+    (card,) = [c.value for c in at.caption if words in c.value and more in c.value]
+    assert ":orange[" in card
+    every = [c.value for c in at.caption]
+    assert sum("42" in text and ":orange[" not in text for text in every) == 1  # held out: no alarm
+    assert sum(words in text for text in every) == 2  # and in full where the data are chosen

@@ -29,7 +29,7 @@ def test_failed_write_keeps_the_old_notes(run_dir, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="is full"):
         keeping.write_notes(run_dir, "new")
     assert keeping.read_notes(run_dir) == "old"
     assert [p.name for p in run_dir.glob(f".{keeping.NOTES}*")] == []

@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
 
 from advisor.own_arguments import DataArguments, ModelArguments
 from trainer import runs
+from trainer.run_trainer import RunTrainer
 from trainer.tasks import text_classification as task
-from trainer.train import _Trainer, build_model, build_tokenizer, read_rows
+from trainer.train import build_model, build_tokenizer, read_rows
 
 WORDS = [
     "good",
@@ -132,6 +135,20 @@ def test_a_pair_is_one_row_with_types_that_is_cut_from_its_longer_text(folder, t
         assert row["label"] == int(source["label"])
 
 
+def test_pairs_of_a_directory_of_parquet_files(folder, tmp_path):
+    with (folder / "pairs.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, part in (("train-0", rows[:9]), ("train-1", rows[9:20]), ("dev", rows[20:])):
+        pq.write_table(pa.Table.from_pylist(part), source / f"{name}.parquet")
+    made = prepare(folder, "bert", source, tmp_path)
+    assert (len(made.features), len(made.rows.evaluation)) == (20, 4)
+    assert made.features["label"][:] == [int(row["label"]) for row in rows[:20]]
+    texts = [row["premise"].split() + row["hypothesis"].split() for row in rows[:20]]
+    assert made.features["whole_length"][:] == [len(words) + 3 for words in texts]
+
+
 def test_a_batch_is_padded_with_a_mask(folder, tmp_path):
     made = prepare(folder, "llama", "rows.csv", tmp_path)
     keep = ("input_ids", "label")
@@ -241,7 +258,7 @@ def trained(root, name, tmp_path, micro, accumulation, *, ours=True, **more):
     """As `trainer.train` does; of 21 rows, so that the last micro-batch has one row."""
     made = prepare(root, name, "rows.csv", tmp_path)
     watched = Watched()
-    trainer = _Trainer(
+    trainer = RunTrainer(
         model=made.model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path / "out"),

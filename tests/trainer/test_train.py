@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trainer import launch, record, runs
@@ -231,6 +233,34 @@ def test_unusable_model_is_a_user_error_and_a_failed_run(bench):
     assert "Traceback" not in done.stderr
     assert (status.state, status.exit_code) == ("failed", 2)
     assert str(empty) in status.error
+
+
+def test_parquet_files_are_trained_on_and_what_is_wrong_with_them_is_warned_of(bench):
+    texts = json.loads(f"[{','.join(bench.data.read_text().splitlines())}]")
+    words = [row["text"] for row in texts][:12]
+    folder = bench.root / "parquet"
+    folder.mkdir()
+    for name, part in (("train-0", words[:6]), ("train-1", [*words[6:], words[0], ""])):
+        pq.write_table(pa.table({"n": range(len(part)), "text": part}), folder / f"{name}.parquet")
+    pq.write_table(pa.table({"n": [1], "text": [words[1]]}), folder / "dev.parquet")
+    changes = {"train_file": str(folder), "validation_file": None, "max_steps": 2}
+    run_dir = Path(bench.train(bench.write(**changes)).stdout.splitlines()[0])
+    (start,) = bench.events(run_dir, "start")
+    assert (start["num_rows"], set(bench.losses(run_dir))) == (13, {1, 2})
+    warned = {e["code"]: e["message"] for e in bench.events(run_dir, "warning")}
+    assert "row 8 of train-1.parquet" in warned["rows_left_out"]
+    assert "row 7 of train-1.parquet repeats row 1 of train-0.parquet" in warned["rows_duplicates"]
+    assert "1 of 1 evaluation rows" in warned["rows_overlap"]
+    assert "rows_validation_split" not in warned
+
+
+def test_broken_rows_are_refused_with_the_line_before_the_model_is_trained(bench):
+    broken = bench.root / "broken.jsonl"
+    broken.write_bytes(b'{"text": "a"}\n{"text": "b\n')
+    done = bench.train(bench.write(train_file=str(broken)), check=False)
+    assert done.returncode == 2
+    assert "broken.jsonl, line 2: not valid JSON" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="liger-kernel is installed")

@@ -194,6 +194,7 @@ ENCODERS = {
         _ENCODER,
         relative_attention=True,
         pos_att_type=["p2c", "c2p"],
+        eager=True,
     ),
     "modernbert": _case("text-classification", "modernbert", _ENCODER, pad_token_id=0),
     "xlm-roberta": _case("token-classification", "xlm-roberta", _ENCODER),
