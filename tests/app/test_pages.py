@@ -313,3 +313,35 @@ def test_runs_without_a_run(open_page):
     at = open_page("runs")
     assert not at.exception
     assert at.markdown[0].value == "# No run has been started on this machine."
+
+
+def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, monkeypatch):
+    class Refused:
+        progress = None
+
+        def done(self):
+            raise InputError("measurements.busy", processors="1.9", names=["make (7)"])
+
+    monkeypatch.setattr("app.plan_parts.measurements.calibration_state", lambda: "never")
+    monkeypatch.setattr("app.cache.Calibrating", Refused)
+    at = open_page()
+    at.button(key="calibrate").click().run()
+    assert not at.exception
+    assert "make (7)" in shown(at)
+    assert "calibrate_again" in keys(at)
+
+
+def test_a_calibrated_machine_is_not_offered_it_again(open_page, monkeypatch):
+    monkeypatch.setattr("app.plan_parts.measurements.calibration_state", lambda: "current")
+    assert "calibrate" not in keys(open_page())
+
+
+def test_an_answer_that_is_given_up_says_so_and_can_be_asked_again(open_page, fake, monkeypatch):
+    at = open_page()
+    at.session_state["given_up"] = Question()
+    at.session_state["answer"] = None
+    at.run()
+    assert not at.exception
+    assert "Cancelled" in shown(at)
+    at.button(key="retry").click().run()
+    assert "Fits." in shown(at)

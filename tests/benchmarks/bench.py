@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cpu_jobs
 import fitcheck
 import formulas
 import latency
+import slider
 import tables
 from tables import Answer
 
@@ -66,6 +68,8 @@ def main() -> None:
             README.write_text(tables.splice(README.read_text(), text, markers))
     if not options.times:
         print(f"\n{latency.report()}")
+        print(f"\n{cpu_jobs.report()}")
+        print(f"\n{slider.report()}")
     print(f"\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
 
 
