@@ -175,6 +175,7 @@ def test_a_cancelled_answer_ends_the_worker_and_the_next_question_is_answered(ad
         advisor.recommend(question, on_progress=cancel_at_the_trace)
     assert dead.wait(timeout=10) == -signal.SIGKILL
     assert ask(advisor).plan == answer.plan
+    assert advisor.recommend(question).plan is not None  # by a new worker
 
 
 def test_the_plan_is_told_before_the_plans_beside_it(advisor, answer):

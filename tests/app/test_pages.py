@@ -315,7 +315,9 @@ def test_runs_without_a_run(open_page):
     assert at.markdown[0].value == "# No run has been started on this machine."
 
 
-def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, monkeypatch):
+def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, fake, monkeypatch):
+    fake.this_machine = dataclasses.replace(fake.this_machine, gpus=(), ram_free_bytes=20 * 2**30)
+
     class Refused:
         progress = None
 
@@ -331,9 +333,12 @@ def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, monk
     assert "calibrate_again" in keys(at)
 
 
-def test_a_calibrated_machine_is_not_offered_it_again(open_page, monkeypatch):
+def test_a_calibrated_machine_is_not_offered_it_again(open_page, fake, monkeypatch):
+    fake.this_machine = dataclasses.replace(fake.this_machine, gpus=(), ram_free_bytes=20 * 2**30)
     monkeypatch.setattr("app.plan_parts.measurements.calibration_state", lambda: "current")
-    assert "calibrate" not in keys(open_page())
+    found = keys(open_page())
+    assert "start" in found
+    assert "calibrate" not in found
 
 
 def test_an_answer_that_is_given_up_says_so_and_can_be_asked_again(open_page, fake, monkeypatch):
