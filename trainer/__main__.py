@@ -184,7 +184,9 @@ def _train(run_dir: Path) -> int:
         elif not isinstance(error, InputError):
             output.say_traceback()  # where it was, for who wants to know more than the sentence
         fault = error if isinstance(error, AdvisorError) else AdvisorError("runs.said", said=text)
-        measured = {"out_of_memory": True} if faults.ran_out_of_memory(error) else None
+        on_cpu = bool((record.read_object(run_dir / record.ARGUMENTS) or {}).get("use_cpu"))
+        short = faults.ran_out_of_planned_memory(error, on_cpu=on_cpu)
+        measured = {"out_of_memory": True} if short else None
         _write_end(run_dir, log, reason="failed", error=text, fault=fault, measured=measured)
         raise
     _write_end(

@@ -19,14 +19,18 @@ def ran_out_of_device_memory(error: BaseException) -> bool:
 
 
 def _ran_out_of_host_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this, or what it was raised from, is a device or a host without memory."""
-    if ran_out_of_device_memory(error) or _ran_out_of_host_memory(error):
+    """Whether this, or what it was raised from, is a host without memory."""
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error):
         return True
-    return error.__cause__ is not None and ran_out_of_memory(error.__cause__)
+    return error.__cause__ is not None and _ran_out_of_host_memory(error.__cause__)
+
+
+def ran_out_of_planned_memory(error: BaseException, *, on_cpu: bool) -> bool:
+    """Whether what did not suffice is what a plan predicts: the device, or the RAM of a CPU run.
+
+    The host of an accelerator may run short too, which says nothing about the plan.
+    """
+    return ran_out_of_device_memory(error) or (on_cpu and _ran_out_of_host_memory(error))
 
 
 def memory_error(

@@ -13,17 +13,20 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
 import pytest
 
+import trainer.__main__
 from advisor import calibration
-from advisor.errors import InputError
+from advisor.errors import AdvisorError, InputError
 from app import run_texts
 from app.run_data import RunData
 from trainer import checkpoints, launch, process, record, runs
 from trainer.event_log import EventLog
+from trainer.stopping import Stop
 
 SITE = Path(__file__).with_name("fault_site")
 SAVED = {"max_steps": 60, "save_strategy": "steps", "save_steps": 10}
@@ -379,7 +382,7 @@ def test_last_line_of_the_events_is_half_written(bench, put_in, heal, table_row)
     launch.resume(run_dir)
     assert ended(bench, run_dir).state == "finished"
     seen = RunData(run_dir).update()
-    assert seen.series["loss"].steps == list(range(1, 61))
+    assert seen.series["loss"].steps.tolist() == list(range(1, 61))
     table_row(
         "faults",
         "last line of events.jsonl half written",
@@ -486,6 +489,45 @@ def test_accelerator_out_of_memory(bench, put_in, table_row):
     )
 
 
+def device_failure():
+    return type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
+
+
+def raised_from(cause):
+    error = AdvisorError("runs.said", said="no memory")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("use_cpu", [True, False])
+@pytest.mark.parametrize(
+    ("cause", "of_the_host"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (device_failure(), False),
+        (RuntimeError("CUDA error: an illegal memory access"), None),
+    ],
+)
+def test_only_the_memory_that_the_plan_predicts_speaks_against_it(
+    tmp_path, monkeypatch, cause, of_the_host, use_cpu
+):
+    """A host without memory does not say that the plan of a GPU was wrong."""
+    run_dir = runs.create_run("x", plan=None, arguments={"use_cpu": use_cpu}, root=tmp_path)
+    failing = types.ModuleType("trainer.train")
+
+    def train(*_, **__):
+        raise raised_from(cause)
+
+    failing.train = train
+    monkeypatch.setitem(sys.modules, "trainer.train", failing)
+    monkeypatch.setattr(Stop, "listen", lambda self: None)
+    with pytest.raises(AdvisorError):
+        trainer.__main__._train(run_dir)
+    expected = of_the_host is not None and (use_cpu or not of_the_host)
+    assert runs.read_status(run_dir).measured == ({"out_of_memory": True} if expected else {})
+
+
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
 def test_host_memory_at_its_limit(bench, put_in, table_row):
@@ -495,7 +537,7 @@ def test_host_memory_at_its_limit(bench, put_in, table_row):
     assert (status.state, status.exit_code) == ("failed", 1)
     for part in ("memory (RAM) did not suffice at step 4", "held", "were free", "3 rows"):
         assert part in status.error
-    assert "out_of_memory" not in status.measured  # that is the accelerator's
+    assert status.measured["out_of_memory"] is True  # the memory that the plan of a CPU predicts
     table_row(
         "faults",
         "host memory at its limit (RLIMIT_AS)",
