@@ -300,7 +300,7 @@ class _Session:
         last = Path(self.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
         if last.is_dir() and not self.args.load_best_model_at_end:
             return str(last)
-        trainer.save_model()
+        trainer.save_result()
         return self.args.output_dir
 
     def _facts(self, model: Any, data: _Data, predicted: Mapping[str, Any]) -> dict[str, Any]:
