@@ -36,7 +36,7 @@ _MODEL_PATHS = ("model_name_or_path", "config_name", "tokenizer_name")
 _DATA_PATHS = ("train_file", "validation_file")
 _PACKAGES = ("training-advisor", "torch", "transformers", "accelerate", "peft", "datasets")
 _TAIL_BYTES = 65536
-_CODES_OF = {"finished": (None, 0), "stopped": (None, 0, 130)}
+_CODES_OF: dict[Any, tuple[int | None, ...]] = {"finished": (None, 0), "stopped": (None, 0, 130)}
 """Exit codes that agree with what a trainer recorded; None until its supervisor saw it end."""
 
 
