@@ -106,10 +106,7 @@ def _prepare(args: argparse.Namespace) -> Path:
     if (run_dir / record.RECORD).exists():
         _require_same(run_dir, arguments)
     else:
-        try:
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise record.unwritable(run_dir, error) from error
+        runs.make_directory(run_dir, may_exist=True)
         runs.initialise(run_dir, plan=plan, arguments=arguments)
     return run_dir
 
@@ -184,7 +181,9 @@ def _train(run_dir: Path) -> int:
         elif not isinstance(error, InputError):
             output.say_traceback()  # where it was, for who wants to know more than the sentence
         fault = error if isinstance(error, AdvisorError) else AdvisorError("runs.said", said=text)
-        measured = {"out_of_memory": True} if faults.ran_out_of_memory(error) else None
+        on_cpu = bool((record.read_object(run_dir / record.ARGUMENTS) or {}).get("use_cpu"))
+        short = faults.ran_out_of_planned_memory(error, on_cpu=on_cpu)
+        measured = {"out_of_memory": True} if short else None
         _write_end(run_dir, log, reason="failed", error=text, fault=fault, measured=measured)
         raise
     _write_end(
@@ -235,8 +234,11 @@ def _write_end(
 
 
 def _merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Measurements over all sessions of a run: the first loss, the whole time, else the latest."""
-    merged = {**before, **now}
+    """Measurements over all sessions of a run: the first loss, the whole time, else the latest.
+
+    That memory did not suffice is true of the session that it ended.
+    """
+    merged = {**{k: v for k, v in before.items() if k != "out_of_memory"}, **now}
     if before.get("first_loss") is not None:
         merged["first_loss"] = before["first_loss"]
     if now.get("total_seconds") is not None and before.get("total_seconds") is not None:

@@ -3,12 +3,18 @@
 torch's exceptions are known by their names and texts, so that the light side may import this.
 """
 
+import errno
+import re
 import shutil
 from pathlib import Path
 
 import psutil
 
 from advisor.errors import AdvisorError
+
+_TORCH_WRITES = ("inline_container.cc", "PytorchStreamWriter", "Parent directory")
+"""What RuntimeErrors of torch.save hold; those of a device or of a collective do not."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def ran_out_of_device_memory(error: BaseException) -> bool:
@@ -19,14 +25,18 @@ def ran_out_of_device_memory(error: BaseException) -> bool:
 
 
 def _ran_out_of_host_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this, or what it was raised from, is a device or a host without memory."""
-    if ran_out_of_device_memory(error) or _ran_out_of_host_memory(error):
+    """Whether this, or what it was raised from, is a host without memory."""
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error):
         return True
-    return error.__cause__ is not None and ran_out_of_memory(error.__cause__)
+    return error.__cause__ is not None and _ran_out_of_host_memory(error.__cause__)
+
+
+def ran_out_of_planned_memory(error: BaseException, *, on_cpu: bool) -> bool:
+    """Whether what did not suffice is what a plan predicts: the device, or the RAM of a CPU run.
+
+    The host of an accelerator may run short too, which says nothing about the plan.
+    """
+    return ran_out_of_device_memory(error) or (on_cpu and _ran_out_of_host_memory(error))
 
 
 def memory_error(
@@ -69,22 +79,44 @@ def memory_error(
     return None
 
 
-def checkpoint_error(error: BaseException, path: Path, last: Path | None) -> AdvisorError:
-    """A checkpoint that could not be written as a sentence.
+def failed_to_write(error: BaseException) -> bool:
+    """Whether a file could not be written, in the words of Python, safetensors or torch."""
+    if isinstance(error, OSError):
+        return True
+    if type(error).__name__ == "SafetensorError":
+        return "I/O error" in str(error)
+    return isinstance(error, RuntimeError) and any(p in str(error) for p in _TORCH_WRITES)
+
+
+def saving_error(
+    error: BaseException, path: Path, *, step: int | None, last: Path | None
+) -> AdvisorError:
+    """What could not be saved as a sentence.
 
     Args:
-        error: what was raised; torch and safetensors have classes of their own for a full disk.
-        path: of the checkpoint.
-        last: the newest complete one.
+        error: what was raised; one of which `failed_to_write` is true.
+        path: of the checkpoint, or of the trained model.
+        step: of the checkpoint; None for the trained model.
+        last: the newest complete checkpoint.
     """
-    return AdvisorError(
-        "faults.checkpoint",
-        step=path.name.removeprefix("checkpoint-"),
-        path=path,
-        free=_free_bytes(path),
-        last="0" if last is None else last.name.removeprefix("checkpoint-"),
-        reason=_words_of(error),
-    )
+    goes_on_from = "0" if last is None else last.name.removeprefix("checkpoint-")
+    told = {"path": path, "reason": _words_of(error), "last": goes_on_from}
+    if not _is_full(error):
+        if step is None:
+            return AdvisorError("faults.model_unwritable", **told)
+        return AdvisorError("faults.checkpoint_unwritable", step=step, **told)
+    free = _free_bytes(path)
+    if step is None:
+        return AdvisorError("faults.model", free=free, **told)
+    return AdvisorError("faults.checkpoint", step=step, free=free, **told)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Torch says only that less was written than it gave; safetensors says the number."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) in _FULL if number else "unexpected pos" in str(error)
 
 
 def _words_of(error: BaseException) -> str:

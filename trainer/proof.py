@@ -54,7 +54,7 @@ def create(
         run_dir: an empty place for it; a new one under the user's runs when left out.
 
     Raises:
-        InputError: no step is asked for, or the directory holds a run.
+        InputError: no step is asked for, or the directory holds a run or cannot be made.
     """
     if steps < 1:
         raise InputError("trainer.prove_steps", got=steps, field="prove")
@@ -64,7 +64,7 @@ def create(
         return runs.create_run(f"{slug}-proof", plan=plan, arguments=proving, extra=extra)
     if (run_dir / record.RECORD).exists():
         raise InputError("trainer.prove_run_dir", path=run_dir, field="run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    runs.make_directory(run_dir, may_exist=True)
     runs.initialise(run_dir, plan=plan, arguments=proving, extra=extra)
     return run_dir
 

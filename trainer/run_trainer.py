@@ -38,13 +38,25 @@ class RunTrainer(Trainer):
         path = directory / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:  # all three mean a full disk
+        except (OSError, RuntimeError, SafetensorError) as error:
             last = newest_checkpoint(directory)
-            if last == path or faults.ran_out_of_device_memory(error):
+            if last == path or not faults.failed_to_write(error):
                 raise
-            said = faults.checkpoint_error(error, path, last)
+            said = faults.saving_error(error, path, step=self.state.global_step, last=last)
             shutil.rmtree(path, ignore_errors=True)
             raise said from error
+
+    def save_result(self) -> None:
+        """The trained model into the output directory; what could not be written is said."""
+        assert self.args.output_dir is not None
+        directory = Path(self.args.output_dir)
+        try:
+            self.save_model()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not faults.failed_to_write(error):
+                raise
+            last = newest_checkpoint(directory)
+            raise faults.saving_error(error, directory, step=None, last=last) from error
 
     def save_now(self) -> None:
         """A complete checkpoint of the step that was just made."""

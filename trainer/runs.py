@@ -36,6 +36,8 @@ _MODEL_PATHS = ("model_name_or_path", "config_name", "tokenizer_name")
 _DATA_PATHS = ("train_file", "validation_file")
 _PACKAGES = ("training-advisor", "torch", "transformers", "accelerate", "peft", "datasets")
 _TAIL_BYTES = 65536
+_CODES_OF: dict[Any, tuple[int | None, ...]] = {"finished": (None, 0), "stopped": (None, 0, 130)}
+"""Exit codes that agree with what a trainer recorded; None until its supervisor saw it end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +101,28 @@ def create_run(
     run_dir, number = (root or runs_dir()) / base, 1
     while True:
         try:
-            run_dir.parent.mkdir(parents=True, exist_ok=True)
-            run_dir.mkdir(mode=0o700)  # for its owner alone: texts of the data are in its log
+            make_directory(run_dir)
             break
         except FileExistsError:
             number += 1
             run_dir = run_dir.with_name(f"{base}-{number}")
-        except OSError as error:
-            raise record.unwritable(run_dir, error) from error
     initialise(run_dir, plan=plan, arguments=arguments, extra=extra)
     return run_dir
+
+
+def make_directory(run_dir: Path, *, may_exist: bool = False) -> None:
+    """Make a run's directory, for its owner alone: texts of the data are in its log.
+
+    Raises:
+        FileExistsError: it is there and may not be.
+        InputError: it cannot be made.
+    """
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=may_exist)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not may_exist:
+            raise
+        raise record.unwritable(run_dir, error) from error
 
 
 def initialise(
@@ -307,7 +321,12 @@ def _judge(
 
 def _recorded_end(data: Mapping[str, Any]) -> str | None:
     """How the trainer said it ended, for when the disk had no room for its end event."""
-    return "failed" if data.get("fault") else None
+    if data.get("fault"):
+        return "failed"
+    state = data.get("state")
+    if data.get("signal") is None and data.get("exit_code") in _CODES_OF.get(state, ()):
+        return state
+    return None
 
 
 def _fault(data: Mapping[str, Any], end: Mapping[str, Any] | None) -> AdvisorError | None:

@@ -22,6 +22,8 @@ QUESTION_NAMES = {
     "train_file": "data",
     "validation_file": "validation",
     "text_column": "text_column",
+    "text_column_names": "text_column",
+    "label_column_name": "label_column",
     "task": "task",
     "tokenizer_name": "model",
     "method": "method",
@@ -57,7 +59,7 @@ def question_from(
         if name != "tokenizer_name" and arguments.get(name) is not None
     }
     if "data" in changes and changes["data"] != base.data:
-        changes = {"text_column": None, "validation": None, **changes}
+        changes = {"text_column": None, "label_column": None, "validation": None, **changes}
     pins: dict[str, Any] = {}
     refused: list[InputError] = []
     for name, value in arguments.items():

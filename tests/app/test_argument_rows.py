@@ -8,6 +8,7 @@ from advisor.errors import InputError
 from advisor.locale import LANGUAGES
 from advisor.recommend import Question
 from app import argument_rows
+from app.texts import t
 
 
 @pytest.fixture
@@ -46,6 +47,11 @@ def test_what_is_not_set_here_says_why(every, name):
     row = named(every(), name)
     assert row.pin is None
     assert row.why
+
+
+@pytest.mark.parametrize("name", ["text_column", "text_column_names", "label_column_name"])
+def test_columns_are_set_with_the_data(every, name):
+    assert named(every(), name).why == t("arguments.locked.question", "en")
 
 
 def test_pins_and_changes_are_marked(every):

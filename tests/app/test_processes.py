@@ -19,6 +19,7 @@ import app
 from app import __main__ as launcher
 
 APP = Path(app.__file__).parent
+VIEWS = sorted(APP.glob("views/[!_]*.py"))
 LIBRARIES = [
     m.name
     for m in pkgutil.walk_packages(app.__path__, "app.")
@@ -42,9 +43,7 @@ print(sorted(heavy))
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "page", ["main.py", "views/plan.py", "views/run.py", "views/runs.py", "views/machines.py"]
-)
+@pytest.mark.parametrize("page", ["main.py", *(f"views/{p.name}" for p in VIEWS)])
 def test_pages_import_only_what_the_modules_import(page):
     names = re.findall(r"^(?:from|import) ([\w.]+)", (APP / page).read_text(), re.MULTILINE)
     assert not {n.split(".")[0] for n in names} & {"torch", "transformers", "datasets", "peft"}

@@ -13,17 +13,25 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
+import trainer.__main__
 from advisor import calibration
-from advisor.errors import InputError
+from advisor.errors import AdvisorError, InputError
 from app import run_texts
 from app.run_data import RunData
-from trainer import checkpoints, launch, process, record, runs
+from trainer import checkpoints, faults, launch, process, record, runs
 from trainer.event_log import EventLog
+from trainer.run_trainer import RunTrainer
+from trainer.stopping import Stop
 
 SITE = Path(__file__).with_name("fault_site")
 SAVED = {"max_steps": 60, "save_strategy": "steps", "save_steps": 10}
@@ -317,6 +325,95 @@ def test_disk_full_to_the_end_is_still_said(bench, small_disk, put_in, table_row
     goes_on(bench, run_dir, 10)
 
 
+WRITERS = {
+    "python": lambda path: path.write_bytes(b"x" * 100_000),
+    "safetensors": lambda path: save_file({"a": torch.zeros(100_000)}, path),
+    "torch": lambda path: torch.save({"a": torch.zeros(100_000)}, path),
+}
+
+
+@pytest.fixture
+def saver(tmp_path, monkeypatch):
+    """A trainer of which Trainer's own saving does what a test puts in its place."""
+
+    def build(fail):
+        def put(self, *_, **__):
+            (tmp_path / "checkpoint-7").mkdir(exist_ok=True)
+            fail()
+
+        monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", put)
+        monkeypatch.setattr(transformers.Trainer, "save_model", put)
+        made = RunTrainer.__new__(RunTrainer)
+        made.args = types.SimpleNamespace(output_dir=str(tmp_path))
+        made.state = types.SimpleNamespace(global_step=7)
+        return made
+
+    return build
+
+
+def said_by(saver, fail, save):
+    with pytest.raises(AdvisorError) as raised:
+        save(saver(fail))
+    return raised.value
+
+
+@pytest.mark.parametrize("save", [RunTrainer._save_checkpoint, RunTrainer.save_result])
+@pytest.mark.parametrize(
+    ("number", "do"), [(errno.ENOSPC, "free some"), (errno.EROFS, "make its directory writable")]
+)
+def test_what_could_not_be_saved_is_said_by_its_number(tmp_path, saver, save, number, do):
+    def fail():
+        raise OSError(number, os.strerror(number))
+
+    said = str(said_by(saver, fail, save))
+    assert do in said
+    assert os.strerror(number) in said
+    assert "from step 0" in said
+    what = "The trained model" if save is RunTrainer.save_result else "Step 7"
+    assert said.startswith(f"{what} could not be saved in {tmp_path}")
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_each_library_that_finds_no_place_is_understood(tmp_path, saver, library):
+    said = said_by(
+        saver,
+        lambda: WRITERS[library](tmp_path / "not" / "there"),
+        RunTrainer._save_checkpoint,
+    )
+    assert said.id == "faults.checkpoint_unwritable"
+    assert not (tmp_path / "checkpoint-7").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_torch_that_finds_no_room_is_understood(saver):
+    said = said_by(saver, lambda: WRITERS["torch"]("/dev/full"), RunTrainer._save_checkpoint)
+    assert said.id == "faults.checkpoint"
+
+
+def test_safetensors_that_finds_no_room_is_understood():
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    said = faults.saving_error(SafetensorError(text), Path("/x/checkpoint-7"), step=7, last=None)
+    assert said.id == "faults.checkpoint"
+
+
+@pytest.mark.parametrize("save", [RunTrainer._save_checkpoint, RunTrainer.save_result])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error"),
+        SafetensorError("Error while serializing: header too large"),
+    ],
+)
+def test_other_failures_while_saving_are_not_taken_for_the_disk(saver, save, error):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        save(saver(fail))
+    assert raised.value is error
+
+
 def test_output_on_a_full_disk(bench, table_row):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -379,7 +476,7 @@ def test_last_line_of_the_events_is_half_written(bench, put_in, heal, table_row)
     launch.resume(run_dir)
     assert ended(bench, run_dir).state == "finished"
     seen = RunData(run_dir).update()
-    assert seen.series["loss"].steps == list(range(1, 61))
+    assert seen.series["loss"].steps.tolist() == list(range(1, 61))
     table_row(
         "faults",
         "last line of events.jsonl half written",
@@ -486,6 +583,45 @@ def test_accelerator_out_of_memory(bench, put_in, table_row):
     )
 
 
+def device_failure():
+    return type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
+
+
+def raised_from(cause):
+    error = AdvisorError("runs.said", said="no memory")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("use_cpu", [True, False])
+@pytest.mark.parametrize(
+    ("cause", "of_the_host"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (device_failure(), False),
+        (RuntimeError("CUDA error: an illegal memory access"), None),
+    ],
+)
+def test_only_the_memory_that_the_plan_predicts_speaks_against_it(
+    tmp_path, monkeypatch, cause, of_the_host, use_cpu
+):
+    """A host without memory does not say that the plan of a GPU was wrong."""
+    run_dir = runs.create_run("x", plan=None, arguments={"use_cpu": use_cpu}, root=tmp_path)
+    failing = types.ModuleType("trainer.train")
+
+    def train(*_, **__):
+        raise raised_from(cause)
+
+    failing.train = train
+    monkeypatch.setitem(sys.modules, "trainer.train", failing)
+    monkeypatch.setattr(Stop, "listen", lambda self: None)
+    with pytest.raises(AdvisorError):
+        trainer.__main__._train(run_dir)
+    expected = of_the_host is not None and (use_cpu or not of_the_host)
+    assert runs.read_status(run_dir).measured == ({"out_of_memory": True} if expected else {})
+
+
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
 def test_host_memory_at_its_limit(bench, put_in, table_row):
@@ -495,7 +631,7 @@ def test_host_memory_at_its_limit(bench, put_in, table_row):
     assert (status.state, status.exit_code) == ("failed", 1)
     for part in ("memory (RAM) did not suffice at step 4", "held", "were free", "3 rows"):
         assert part in status.error
-    assert "out_of_memory" not in status.measured  # that is the accelerator's
+    assert status.measured["out_of_memory"] is True  # the memory that the plan of a CPU predicts
     table_row(
         "faults",
         "host memory at its limit (RLIMIT_AS)",

@@ -1,12 +1,17 @@
 """Run directories and what is told of them; no process is started."""
 
+import contextlib
 import json
 import signal
+import stat
 
 import pytest
 
 from advisor import events
-from trainer import record, runs, runs_cli
+from advisor.errors import InputError
+from trainer import __main__ as trainer_main
+from trainer import proof, record, runs, runs_cli
+from trainer.event_log import EventLog
 
 
 @pytest.fixture
@@ -124,6 +129,62 @@ def test_failure_shows_the_error_line_and_not_the_last_one(run_dir):
     record.update(run_dir, state="failed", exit_code=1)
     status = runs.read_status(run_dir)
     assert status.error == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "seen"),
+    [
+        ("finished", {"exit_code": 0}, "finished"),
+        ("finished", {}, "finished"),
+        ("finished", {"exit_code": 1}, "failed"),
+        ("finished", {"signal": int(signal.SIGSEGV)}, "failed"),
+        ("stopped", {"exit_code": 0}, "stopped"),
+        ("stopped", {"exit_code": 130}, "stopped"),
+        ("stopped", {"exit_code": 1}, "failed"),
+        ("running", {"exit_code": 0}, "failed"),
+    ],
+)
+def test_recorded_end_counts_where_the_end_event_found_no_room(run_dir, state, ended, seen):
+    write_events(run_dir, ("start", 0, {}), ("log", 3, {"loss": 1.0}))
+    record.update(run_dir, state=state, **ended)
+    assert runs.read_status(run_dir).state == seen
+
+
+def test_memory_that_did_not_suffice_is_forgotten_by_a_session_that_went_on(run_dir):
+    before = {"out_of_memory": True, "first_loss": 3.0, "total_seconds": 5.0}
+    record.update(run_dir, measured=before)
+    measured = {"first_loss": 2.0, "total_seconds": 7.0}
+    with contextlib.closing(EventLog(run_dir / record.EVENTS)) as log:
+        trainer_main._write_end(run_dir, log, reason="finished", step=9, measured=measured)
+    assert runs.read_status(run_dir).measured == {"first_loss": 3.0, "total_seconds": 12.0}
+
+
+def test_given_directory_is_for_its_owner_alone(tmp_path):
+    for name, create in (("run", runs.make_directory), ("proof", proof_in)):
+        create(tmp_path / "new" / name)
+        assert stat.S_IMODE((tmp_path / "new" / name).stat().st_mode) == 0o700
+
+
+def proof_in(run_dir):
+    return proof.create("x", plan=None, arguments={}, run_dir=run_dir)
+
+
+@pytest.mark.parametrize("option", [[], ["--prove", "2"]])
+def test_directory_that_cannot_be_made_is_said(tmp_path, capsys, option):
+    (tmp_path / "file").touch()
+    args = tmp_path / "args.json"
+    args.write_text(json.dumps({"config_name": "x", "train_file": "rows.jsonl"}))
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        code = trainer_main.main([str(args), "--run-dir", str(place), *option])
+        said = capsys.readouterr().err
+        assert code == 2
+        assert f"{place} cannot be written" in said
+
+
+def test_runs_below_a_file_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        runs.create_run("x", plan=None, arguments={}, root=tmp_path / "file")
 
 
 def test_end_of_an_earlier_session_does_not_count(run_dir):

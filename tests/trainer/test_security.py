@@ -66,10 +66,12 @@ def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def shell_words(command):
+def shell_words(command, cwd=None):
     """How bash reads a command line."""
     script = f'printf "%s\\0" {command}'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=cwd
+    )
     return done.stdout.split("\0")[:-1]
 
 
@@ -226,12 +228,18 @@ NASTY = (
 )
 
 
-def test_shown_commands_are_what_runs_whatever_the_names(bench, tmp_path, mark, table_row):
-    for name in (part.format(mark=mark).replace("/", "\u2215") for part in NASTY):
+def test_shown_commands_are_what_runs_whatever_the_names(tmp_path, table_row):
+    unquoted = tmp_path / "unquoted"
+    unquoted.mkdir()
+    shell_words(NASTY[0].format(mark="ran"), cwd=unquoted)
+    assert (unquoted / "ran").exists()  # the names do harm where they are not quoted
+    folder = tmp_path / "quoted"
+    folder.mkdir()
+    for name in (part.format(mark="ran") for part in NASTY):
         run_dir = tmp_path / name / "run"
         shown = shlex.join(launch.command(run_dir))
-        assert shell_words(shown) == launch.command(run_dir)
-    assert not mark.exists()
+        assert shell_words(shown, cwd=folder) == launch.command(run_dir)
+    assert not list(folder.iterdir())
     table_row(
         "security",
         "shell metacharacters in the path of the runs",

@@ -17,9 +17,10 @@ import transformers
 
 from advisor.own_arguments import DataArguments, ModelArguments
 from trainer import runs
+from trainer.model import build_model, build_tokenizer
 from trainer.run_trainer import RunTrainer
 from trainer.tasks import text_classification as task
-from trainer.train import build_model, build_tokenizer, read_rows
+from trainer.train import read_rows
 
 WORDS = [
     "good",

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 
 from advisor import training_arguments
 from advisor.argument_checks import NEVER_WRITTEN, check_arguments
+from advisor.arguments import arguments_for
+from advisor.data import DataDescription
 from advisor.errors import InputError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.locale import LANGUAGES
+from advisor.locale import LANGUAGES, Message
+from advisor.model import ModelDescription
+from advisor.plan import TrainingPlan
+from advisor.recommend import Question
+from advisor.recommendation import Advice, Recommendation
 from advisor.review import former, proven, read_arguments, read_arguments_file, review
+from advisor.review.better import suggestions
+from advisor.review.pins import question_from
 
 GPU = Machine(
     name="t4",
@@ -484,13 +492,51 @@ def test_command_line_prints_findings_and_arguments(tmp_path, capsys, monkeypatc
     assert "add --model" in capsys.readouterr().err
 
 
-def test_suggestions_name_value_reason_and_source():
-    from advisor.locale import Message
-    from advisor.model import ModelDescription
-    from advisor.plan import TrainingPlan
-    from advisor.recommendation import Advice, Recommendation
-    from advisor.review.better import suggestions
+def _classified():
+    """A recommendation for a pair of texts with classes."""
+    length = {f"{name}_tokens": 20 for name in ("mean", "p50", "p95", "p99", "max")}
+    data = DataDescription(
+        name="pairs", path="/data/pairs.csv", format="csv", text_column="premise,claim",
+        columns=("premise", "claim", "verdict"), label_column="verdict", labels=("no", "yes"),
+        num_rows=100, num_eval_rows=5, num_measured_rows=105, lengths=(20,),
+        length_source="tokenizer", **length,
+    )  # fmt: skip
+    model = ModelDescription(
+        name="m", path="/m", config={"model_type": "bert"}, model_type="bert",
+        architecture="BertForMaskedLM", num_parameters=10**6, has_weights=True,
+    )  # fmt: skip
+    plan = TrainingPlan(task="text-classification", use_cpu=True)
+    return Recommendation(
+        plan=plan, advice=(), memory=None, time=None, alternatives=(), conflicts=(),
+        machine=CPU, model=model, data=data, versions={},
+    )  # fmt: skip
 
+
+def test_columns_of_an_exported_file_are_asked_for_again():
+    written = arguments_for(_classified())
+    assert (written["text_column_names"], written["label_column_name"]) == (
+        "premise,claim",
+        "verdict",
+    )
+    other = Question(data="other.csv", text_column="body", label_column="mood", validation="v.csv")
+    mended = reviewed(written)
+    assert not {"text_column_names", "label_column_name"} & {f.field for f in mended.findings}
+    asked, refused = question_from(mended.arguments, other)
+    assert not refused
+    assert (asked.task, asked.data) == ("text-classification", "/data/pairs.csv")
+    assert (asked.text_column, asked.label_column) == ("premise,claim", "verdict")
+    assert asked.validation is None
+
+
+def test_columns_of_the_former_data_do_not_stay():
+    other = Question(data="other.csv", text_column="body", label_column="mood", validation="v.csv")
+    asked, _ = question_from({"train_file": "/data/new.csv"}, other)
+    assert (asked.text_column, asked.label_column, asked.validation) == (None, None, None)
+    asked, _ = question_from({"train_file": "other.csv"}, other)
+    assert (asked.text_column, asked.label_column) == ("body", "mood")
+
+
+def test_suggestions_name_value_reason_and_source():
     plan = TrainingPlan(per_device_train_batch_size=8, gradient_accumulation_steps=2, use_cpu=True)
     values = {"learning_rate": 1e-3, "effective_batch_size": 16, "warmup_steps": 0.03,
               "max_length": 1024}  # fmt: skip
