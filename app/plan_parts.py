@@ -16,18 +16,25 @@ from app import cache, charts, forms, frames, plan_inputs, proving, state, texts
 from app.components import figure, heading, headline, may_launch
 from app.components import verdict as draw_verdict
 from app.launching import start_dialog
+from app.run_texts import Run
 from app.texts import t
 
 
-def verdict_card(recommendation: Recommendation) -> None:
-    """What will happen, in one sentence, and what can be done with it."""
+def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
+    """What will happen, in one sentence, and what can be done with it.
+
+    It can start a proof, so a page that draws it draws `proving.panel` too.
+
+    Args:
+        recommendation: the answer, with a plan.
+        proof: the newest proof of this plan.
+    """
     lang = state.language()
     plan, memory = recommendation.plan, recommendation.memory
     assert plan is not None
     assert memory is not None
     why_not = _why_no_start(recommendation)
     detail = texts.verdict_detail(memory, recommendation.time, lang)
-    proof = proving.latest(recommendation)
     failed = proving.ran_out(proof)
     draw_verdict(
         "does_not_fit" if failed else memory.verdict,
@@ -268,7 +275,7 @@ def cut_knob(recommendation: Recommendation) -> None:
     )
 
 
-def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
+def memory_charts(recommendation: Recommendation, proof: Run | None, *, live: bool) -> None:
     """The bar at the peak and the step, each with its takeaway as text for who sees no picture."""
     lang = state.language()
     memory, plan = recommendation.memory, recommendation.plan
@@ -279,7 +286,7 @@ def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
     total = gpu.total_bytes if on_gpu and gpu else recommendation.machine.ram_total_bytes
     revision = repr(plan)
     heading(t("chart.bar", lang), "GiB", help=t("chart.bar.help", lang))
-    measured = proving.measured_bytes(proving.latest(recommendation)) if live else None
+    measured = proving.measured_bytes(proof) if live else None
     bar = charts.memory_bar(memory, total, lang, measured_bytes=measured)
     alt = t("chart.bar.alt", lang, peak=memory.process_bytes, free=memory.capacity_bytes)
     figure(bar if live else frames.fade(bar), "bar", alt, revision)

@@ -1,6 +1,7 @@
 """Runs as the pages need them, rebuilt from their directories; sessions share the event readers."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ def listed() -> list[Run]:
     return [_run(status, max(ends - time.monotonic(), 0.0)) for status in _statuses_now()]
 
 
-def proofs() -> list[Run]:
-    """All proofs, the latest first."""
-    kept = [status for status in _statuses_now() if status.kind == "proof"]
-    return [_run(status, LOOK_SECONDS) for status in kept]
+def proofs() -> Iterator[Run]:
+    """All proofs, the latest first; each is read when it is asked for."""
+    kept = (status for status in _statuses_now() if status.kind == "proof")
+    return (_run(status, LOOK_SECONDS) for status in kept)
 
 
 def active() -> list[RunStatus]:

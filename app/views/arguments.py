@@ -13,7 +13,7 @@ from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.review.names import known_fields
 from advisor.versions import installed
-from app import argument_rows, cache, forms, opened_file, plan_parts, state, texts
+from app import argument_rows, cache, forms, opened_file, plan_parts, proving, state, texts
 from app.argument_card import argument_card
 from app.components import heading, headline
 from app.texts import t
@@ -152,6 +152,7 @@ with top:
         made_for = training_arguments.TRANSFORMERS_VERSION
         words = t("arguments.other_version", lang, table=made_for, installed=version)
         st.markdown(f":orange[:material/error: {words}]")
+proof = None
 with st.container(
     border=True,
     horizontal=True,
@@ -167,7 +168,9 @@ with st.container(
     elif refused is not None:
         plan_parts.problem_in_values(asked, refused)
     elif found is not None:
-        plan_parts.verdict_card(found)
+        proof = proving.latest(found)
+        plan_parts.verdict_card(found, proof)
+proving.panel(proof)
 opened = st.container()
 shown = filters(every)
 review = state.opened()

@@ -71,6 +71,7 @@ with top:
         headline(t("headline.problem", lang), t("headline.problem.caption", lang))
 input_error = error if isinstance(error, InputError) else None
 plan_inputs.input_cards(slots, asked, shown, input_error)
+proof = None
 with answer_card:
     if error is not None and (input_error is None or plan_inputs.problem_card(input_error) is None):
         plan_parts.problem_in_values(asked, error)
@@ -79,10 +80,10 @@ with answer_card:
     elif shown is not None and shown.plan is None:
         plan_parts.conflict_card(asked, shown)
     elif shown is not None:
-        plan_parts.verdict_card(shown)
-if live and shown is not None and shown.plan is not None:
-    with proof_slot:
-        proving.panel(proving.latest(shown))
+        proof = proving.latest(shown)
+        plan_parts.verdict_card(shown, proof)
+with proof_slot:
+    proving.panel(proof)
 
 if shown is not None:
     if not live:
@@ -101,7 +102,7 @@ if shown is not None:
             heading(t("values.pinned", lang))
             plan_values.pins(asked)
     with right:
-        plan_parts.memory_charts(shown, live=live)
+        plan_parts.memory_charts(shown, proof, live=live)
     map_slot = None
     if shown.plan is not None and live:
         with low_left:

@@ -60,6 +60,21 @@ def test_page_counts_shows_the_file_and_the_command(open_page, lang, words):
     assert not at.button(key="start").disabled
 
 
+def test_proof_that_was_started_here_is_shown_here(open_page, records, home):
+    from trainer import record
+
+    at = open_page()
+    assert not at.button(key="prove").disabled
+    assert "prove_cancel" not in {b.key for b in at.button}
+    directory = records.write_run(home, "p-proof", "running", steps=30)
+    record.update(directory, kind="proof", num_steps=3)
+    at.run()
+    assert not at.exception
+    assert at.button(key="prove").disabled
+    assert "Loading model and data" in shown(at)
+    assert "prove_cancel" in {b.key for b in at.button}
+
+
 def test_a_value_that_is_set_is_a_pin_and_is_solved_again(open_page, fake):
     at = open_page()
     at.text_input(key="arguments_search").set_value("per_device_train").run()
