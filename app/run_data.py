@@ -72,7 +72,8 @@ class RunData:
 
     def metrics(self) -> list[str]:
         """Names of what was measured, those of every run first."""
-        return [n for n, s in self.series.items() if len(s) and n not in (TOKENS, SECONDS, "epoch")]
+        found = list(self.series.items())  # another session may read a new series meanwhile
+        return [n for n, s in found if len(s) and n not in (TOKENS, SECONDS, "epoch")]
 
     def share_read(self) -> float:
         """Part of the file that was read, 0..1; below 1 until a long one was gone through once."""

@@ -100,13 +100,13 @@ def lanes(run: Run) -> None:
             _metric(run, name, values)
     planned = planned_rate(plan, rows.rows_of(plan).num_rows) if plan and rows else None
     rate = series["learning_rate"]
-    now = rate.last()
+    now, at = rate.last(), rate.steps
     with grid.cell():
         _lane(
             run,
             "rate",
             None if now is None else format_learning_rate(now),
-            _rate_note(now, planned(int(rate.steps[-1])) if planned and len(rate) else None),
+            _rate_note(now, planned(int(at[-1])) if planned and len(at) else None),
             lambda: live_charts.line(rate, total, lang, planned=planned, fmt=".2e"),
         )
     norm = series["grad_norm"]
@@ -172,12 +172,13 @@ def _lane(
 def _metric(run: Run, name: str, values: Series) -> None:
     """What evaluations report beside the loss, with the best so far."""
     lang, last = state.language(), values.last()
-    best = max(range(len(values.steps)), key=values.values.__getitem__)
+    at, found = values.both()
+    best = max(range(len(at)), key=found.__getitem__)
     _lane(
         run,
         "metric",
         None if last is None else f"{last:.3f}",
-        t("live.best", lang, value=f"{values.values[best]:.3f}", step=values.steps[best]),
+        t("live.best", lang, value=f"{found[best]:.3f}", step=at[best]),
         lambda: live_charts.line(values, run.total_steps(), lang),
         name=upper_first(run_texts.metric_name(name, lang)),
     )

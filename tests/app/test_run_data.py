@@ -11,6 +11,7 @@ from advisor import events
 from advisor.plan import TrainingPlan
 from app import run_data
 from app.run_data import RunData, planned_rate
+from app.series import Series
 
 
 def write(path, *lines):
@@ -101,6 +102,24 @@ def test_read_in_pieces_is_read_whole(tmp_path, monkeypatch):
     assert (pieces.num_events, pieces.step) == (whole.num_events, whole.step)
     assert pieces.active_seconds == whole.active_seconds
     assert {"eval_accuracy", "loss", "process_bytes"} <= set(whole.metrics())
+
+
+def test_names_are_listed_while_another_session_reads_a_new_series(tmp_path):
+    data = RunData(tmp_path)
+    write(tmp_path, log(1, 2.0))
+    data.update()
+
+    class Reads(Series):
+        """While its length is asked for, the file's next line is read."""
+
+        def __len__(self):
+            write(tmp_path, log(2, 2.0, note=1.0))
+            data.update()
+            return super().__len__()
+
+    data.series["loss"] = Reads([1], [2.0])
+    assert data.metrics() == ["loss"]
+    assert "note" in data.metrics()
 
 
 def test_line_longer_than_a_chunk_is_read(tmp_path, monkeypatch):
