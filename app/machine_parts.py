@@ -252,6 +252,8 @@ def problem(error: AdvisorError) -> None:
     """There is no plan to carry to other machines: why, and the way to mend it."""
     lang = state.language()
     st.markdown(f":red[:material/error: {texts.escape(error.sentence(lang))}]")
+    if not isinstance(error, InputError):
+        st.button(t("action.retry", lang), icon=":material/refresh:", on_click=state.forget_answer)
     no_plan()
 
 

@@ -8,12 +8,13 @@ import streamlit as st
 from advisor import measurements
 from advisor.errors import AdvisorError, InputError
 from advisor.export import FORMATS, export
-from advisor.locale import Message, catalogue, render
+from advisor.locale import catalogue, render
 from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
 from advisor.rules.optimizer import needs_bitsandbytes
-from app import cache, charts, forms, frames, plan_inputs, proving, state, texts
-from app.components import figure, heading, headline, may_launch
+from app import cache, charts, forms, frames, proving, state, texts
+from app.answering import say_progress
+from app.components import figure, heading, may_launch
 from app.components import verdict as draw_verdict
 from app.launching import start_dialog
 from app.run_texts import Run
@@ -105,7 +106,7 @@ def _follow_calibration() -> None:
         st.rerun()
     line.caption(t("calibrate.start", lang))
     if running.progress is not None:
-        _say_progress(line, running.progress)
+        say_progress(line, running.progress)
     st.button(
         t("action.cancel", lang),
         icon=":material/close:",
@@ -298,94 +299,6 @@ def memory_charts(recommendation: Recommendation, proof: Run | None, *, live: bo
         seconds = time.step_seconds if time is not None and single else None
         step = charts.step_timeline(recommendation.timeline, memory, seconds, lang)
         figure(step if live else frames.fade(step), "step", t("chart.step.alt", lang), revision)
-
-
-class Waiting:
-    """What stands on the page while a first answer is worked out, and the way to give it up.
-
-    Opened by the first sign that it takes a while: a quick answer replaces the one before it
-    without a flash, and the one before stays until then.
-    """
-
-    def __init__(
-        self, asked: Question, title: Any, places: tuple[Any, ...], slots: dict[str, Any]
-    ) -> None:
-        """Nothing is drawn yet.
-
-        Args:
-            asked: the question.
-            title: container of the page's sentence.
-            places: containers of the verdict and of what stands under it.
-            slots: empty places of the inputs' cards.
-        """
-        self._asked, self._title, self._places, self._slots = asked, title, places, slots
-        self._drawn: list[Any] = []
-        self._line: Any = None
-
-    def open(self) -> None:
-        """Draw it."""
-        lang = state.language()
-        title, verdict, *others = (place.empty() for place in (self._title, *self._places))
-        self._drawn = [title, verdict, *others]
-        with title.container():
-            headline(t("headline.loading", lang), t("headline.loading.caption", lang))
-        plan_inputs.loading_cards(self._slots, self._asked)
-        with verdict.container(horizontal=True, vertical_alignment="center"):
-            self._line = st.empty()
-            self._line.caption(t("progress.start", lang))
-            st.button(
-                t("action.cancel", lang),
-                icon=":material/close:",
-                key="cancel",
-                on_click=_give_up,
-                args=(self._asked,),
-            )
-        for place in others:
-            place.skeleton(height=380)
-
-    def close(self) -> None:
-        """Take it away."""
-        for place in self._drawn:
-            place.empty()
-
-    def show(self, event: cache.Progress | None) -> None:
-        """Say how far the answer is, where the catalogue knows the step."""
-        if self._line is None:
-            self.open()
-        # drawn at every tick: that is where a click on the page can end the wait
-        _say_progress(self._line, event or ("progress.start", {}))
-
-
-def _say_progress(place: Any, event: cache.Progress) -> None:
-    lang = state.language()
-    if event[0] in catalogue("advisor.locale", lang):
-        place.caption(render(Message(id=event[0], params=event[1]), lang))
-    else:
-        place.caption(t("progress.start", lang))
-
-
-def _give_up(asked: Question) -> None:
-    cache.cancel()
-    state.give_up(asked)
-
-
-@st.fragment(run_every="0.4s")
-def fill_in(asked: Question) -> None:
-    """Other plans are being compared: draw the page again when they are there."""
-    lang = state.language()
-    last = state.last_answer()
-    if last is None or last.question != asked or last.whole:
-        return
-    try:
-        found = cache.rest(asked)
-    except (AdvisorError, KeyError):
-        found = last.recommendation  # the plan stands; what is beside it is not known
-    if found is None:
-        st.caption(t("alternatives.wait", lang))
-        return
-    rows = {a.field: forms.format_value(a.field, a.value, lang, found.plan) for a in found.advice}
-    state.keep_answer(state.Answer(question=asked, recommendation=found), rows)
-    st.rerun()
 
 
 def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> None:

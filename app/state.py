@@ -17,6 +17,7 @@ from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.review import Review
 from advisor.rules.facts import Facts
+from app.cache import Asking
 
 _TEXT = ("model", "data", "task", "text_column", "label_column", "validation", "machine")
 _CHOICES = {"method": ("auto", "full", "lora", "qlora"), "goal": ("fastest", "smallest")}
@@ -30,8 +31,8 @@ class Answer:
 
     question: Question
     recommendation: Recommendation
-    whole: bool = True
-    """The plans beside the chosen one are there as well."""
+    rest: Asking | None = None
+    """Has the plans beside the chosen one later; None where they are there."""
 
 
 def language() -> str:
@@ -112,6 +113,7 @@ def keep_answer(answer: Answer, values: dict[str, str]) -> None:
     if last is None or last.question != answer.question:
         st.session_state["was"] = st.session_state.get("values", {})
     st.session_state["answer"] = answer
+    st.session_state.pop("given_up", None)
     asked, found = answer.question, answer.recommendation
     task = found.plan.task if found.plan else asked.task or TrainingPlan.task
     facts = Facts(machine=found.machine, model=found.model, data=found.data, task=task)
@@ -127,9 +129,22 @@ def methods(asked: Question) -> tuple[Method, ...]:
 
 
 def forget_answer() -> None:
-    """Solve again at the next run, e.g. after the machine was probed anew."""
-    st.session_state.pop("answer", None)
-    st.session_state.pop("given_up", None)
+    """Solve again at the next run, e.g. after the machine was probed anew.
+
+    What was worked out from the answer goes with it.
+    """
+    for name in ("answer", "given_up", "sweep", "elsewhere"):
+        st.session_state.pop(name, None)
+
+
+def asking() -> Asking | None:
+    """What this session asked last."""
+    return st.session_state.get("asking")
+
+
+def keep_asking(asked: Asking) -> None:
+    """Remember what is being worked out for this session, so that it can be given up."""
+    st.session_state["asking"] = asked
 
 
 def give_up(asked: Question) -> None:

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from advisor.errors import AdvisorError, InputError, WorkerError
-from app import cache, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
+from advisor.errors import InputError
+from app import answering, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
 from app.components import SOURCES, heading, headline
 from app.texts import t
 
@@ -34,30 +34,15 @@ left, right = st.columns([10, 11], gap="medium")
 low_left, low_right = st.columns([10, 11], gap="medium")
 rest = st.container()
 
-error: AdvisorError | None = None
-last = state.last_answer()
-if state.is_given_up(asked):
-    error = WorkerError("worker.cancelled")
-elif last is None or last.question != asked:
-    waiting = plan_parts.Waiting(asked, top, (answer_card, left, right), slots)
-    if last is None:
-        waiting.open()
-    try:
-        if last is None:
-            cache.machine(refresh=True)  # what is free now, not when the server was started
-        recommendation, whole = cache.recommend(asked, waiting.show)
-    except AdvisorError as problem:
-        error = problem
-    else:
-        rows = {
-            a.field: forms.format_value(a.field, a.value, lang, recommendation.plan)
-            for a in recommendation.advice
-        }
-        last = state.Answer(question=asked, recommendation=recommendation, whole=whole)
-        state.keep_answer(last, rows)
-        if plan_parts.method_choices(asked) != offered:
-            st.rerun()  # the answer told what the knob may offer
-    waiting.close()
+waiting = answering.Waiting(
+    asked,
+    top,
+    (answer_card, left, right),
+    more=lambda: plan_inputs.loading_cards(slots, asked),
+)
+last, error = answering.answer(asked, waiting)
+if error is None and plan_parts.method_choices(asked) != offered:
+    st.rerun()  # the answer told what the knob may offer
 
 live = error is None
 shown = last.recommendation if last is not None else None
@@ -110,10 +95,10 @@ if shown is not None:
             map_slot = st.skeleton(height=268)
         with low_right:
             heading(t("alternatives.title", lang))
-            if last is not None and last.whole:
+            if last is not None and last.rest is None:
                 plan_parts.alternatives(shown)
             else:
-                plan_parts.fill_in(asked)
+                answering.fill_in(asked)
     if others:
         half = (len(others) + 1) // 2
         with rest:
@@ -123,6 +108,6 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    if map_slot is not None and last is not None and last.whole:
+    if map_slot is not None and last is not None and last.rest is None:
         # Last, because it may take a while: the skeleton stands until then.
         plan_parts.batch_map(map_slot, asked, shown)

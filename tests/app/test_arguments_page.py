@@ -8,6 +8,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import app
+from advisor.errors import WorkerError
+from advisor.recommend import Question
 
 MAIN = str(Path(app.__file__).parent / "main.py")
 TUTORIAL = {
@@ -73,6 +75,23 @@ def test_proof_that_was_started_here_is_shown_here(open_page, records, home):
     assert at.button(key="prove").disabled
     assert "Loading model and data" in shown(at)
     assert "prove_cancel" in {b.key for b in at.button}
+
+
+def test_an_answer_that_was_given_up_is_not_asked_for_until_it_is_wanted(open_page, fake):
+    at = AppTest.from_file(MAIN, default_timeout=30)
+    at.session_state["given_up"] = Question()
+    at.run()
+    for page in ("arguments", "machines"):
+        at.switch_page(f"views/{page}.py").run()
+        assert not at.exception
+        assert fake.asked == []
+        assert WorkerError("worker.cancelled").sentence() in shown(at)
+    next(b for b in at.button if b.label == "Try again").click().run()
+    assert not at.exception
+    assert fake.probes == 1  # what is free now
+    at.switch_page("views/arguments.py").run()
+    assert fake.asked == [Question()]
+    assert file_of(at)["learning_rate"] == 2e-5
 
 
 def test_a_value_that_is_set_is_a_pin_and_is_solved_again(open_page, fake):

@@ -149,6 +149,15 @@ def test_without_a_plan_machine_and_catalogue_still_show(open_machines):
     assert set(the_table(at)["verdict"]) == {""}
 
 
+def test_looking_at_this_machine_leaves_the_one_that_answers_rest_on(open_machines, fake):
+    at = open_machines()
+    probed = fake.probes
+    at.button(key="refresh").click().run()
+    assert not at.exception
+    assert fake.probes == probed
+    assert len(fake.asked) == 1
+
+
 def test_a_new_question_forgets_the_old_answers(monkeypatch):
     monkeypatch.setattr(st, "session_state", {})
     machine_parts.known("first", None)["x"] = 1
