@@ -196,14 +196,14 @@ def select_run(name: str | None) -> None:
     st.session_state["run"] = name
 
 
-def allow_start() -> None:
-    """One run may be started, from the dialog that opens now."""
-    st.session_state["may_start"] = True
+def allow_start(what: str = "run") -> None:
+    """One run, or one proof, may be started, from what is drawn now."""
+    st.session_state[f"may_start_{what}"] = True
 
 
-def take_start() -> bool:
-    """Whether a run may be started; a second click of a double click finds it taken."""
-    return st.session_state.pop("may_start", False)
+def take_start(what: str = "run") -> bool:
+    """Whether it may be started; a second click of a double click finds it taken."""
+    return st.session_state.pop(f"may_start_{what}", False)
 
 
 def compared_runs() -> list[str]:
