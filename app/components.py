@@ -122,12 +122,16 @@ def may_launch() -> bool:
 
 def read_whole(data: RunData, name: str) -> None:
     """Go through a long event file for the first time, saying how far it is."""
-    if data.share_read() == 1:
+    before = data.share_read()
+    if before == 1:
         return
     lang = state.language()
-    bar = st.progress(data.share_read())
+    bar = st.progress(before)
     while (share := data.update(READ_SECONDS).share_read()) < 1:
+        if share == before:
+            break  # the file is gone, or cannot be read
         bar.progress(share, t("compare.reading", lang, name=escape(name), share=share))
+        before = share
     bar.empty()
 
 
