@@ -92,7 +92,7 @@ def test_read_in_pieces_is_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(run_data, "CHUNK_BYTES", 777)
     pieces = RunData(tmp_path)
     reads = 0
-    while pieces.update(max_seconds=0.0).share_read() < 1:
+    while pieces.update(max_seconds=1e-9).share_read() < 1:
         reads += 1
     assert reads > 50
     assert pieces.series.keys() == whole.series.keys()
@@ -120,6 +120,16 @@ def test_names_are_listed_while_another_session_reads_a_new_series(tmp_path):
     data.series["loss"] = Reads([1], [2.0])
     assert data.metrics() == ["loss"]
     assert "note" in data.metrics()
+
+
+def test_without_time_left_only_the_first_chunk_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_data, "CHUNK_BYTES", 100)
+    write(tmp_path, *(log(s, 2.0) for s in range(50)))
+    data = RunData(tmp_path)
+    first = data.update(max_seconds=0.0).num_events
+    assert 0 < first < 50
+    assert data.update(max_seconds=0.0).num_events == first
+    assert data.update().num_events == 50
 
 
 def test_line_longer_than_a_chunk_is_read(tmp_path, monkeypatch):
