@@ -141,6 +141,10 @@ class Calibrating:
         """End it; what was known before is kept."""
         self._given_up.set()
 
+    def is_cancelled(self) -> bool:
+        """Whether it was told to end."""
+        return self._given_up.is_set()
+
     def done(self) -> bool:
         """Whether it ended well.
 

@@ -90,6 +90,8 @@ def _follow_calibration() -> None:
     lang = state.language()
     running: cache.Calibrating = st.session_state["calibrating"]
     line = st.empty()
+    if running.is_cancelled():
+        st.rerun()  # closes the dialog
     try:
         done = running.done()
     except AdvisorError as error:
