@@ -1,5 +1,6 @@
 """The sections of Machines, drawn with Streamlit."""
 
+import hashlib
 import re
 import time
 
@@ -121,16 +122,20 @@ def table(asked: Question, shown: Recommendation | None) -> None:
         st.caption(t("machines.none", lang, text=texts.escape(text)))
         return
     number = st.column_config.NumberColumn
+    # Rows are selected by their place: a table with other rows is another table.
+    names = "/".join(row["name"] for row in listed)
+    key = "machines_table_" + hashlib.sha256(names.encode()).hexdigest()[:12]
 
     def add() -> None:
-        for row in st.session_state["machines_table"]["selection"]["rows"]:
+        for row in st.session_state[key]["selection"]["rows"]:
             add_card(listed[row]["name"])
 
     st.dataframe(
         pd.DataFrame(listed),
         hide_index=True,
         height=420,
-        key="machines_table",
+        placeholder="",
+        key=key,
         on_select=add,
         selection_mode="single-row",
         column_config={

@@ -96,6 +96,20 @@ def test_search_keeps_rows_with_all_words(open_machines):
     assert "No accelerator has" in shown(at)
 
 
+def test_a_selected_row_belongs_to_the_rows_it_was_selected_in(open_machines):
+    """Rows are selected by place, so other rows are another table."""
+    at = open_machines()
+    before = next(f for f in at.dataframe if "bandwidth" in f.value.columns).proto.id
+    at.run()
+    again = next(f for f in at.dataframe if "bandwidth" in f.value.columns).proto.id
+    at.text_input(key="machines_search").set_value("a100 80gb").run()
+    after = next(f for f in at.dataframe if "bandwidth" in f.value.columns)
+    assert before == again != after.proto.id
+    assert "machines_table_" in before
+    assert after.proto.placeholder == ""
+    assert after.proto.HasField("placeholder")
+
+
 def test_a_card_can_be_added(open_machines):
     at = open_machines()
     at.selectbox(key="machines_add").set_value("L40S").run()
