@@ -168,8 +168,9 @@ with left:
     if shown:
         table(shown)
     else:
-        words = texts.escape(st.session_state["arguments_search"])
-        st.markdown(t("arguments.none", lang, words=words))
+        words = st.session_state["arguments_search"].strip()
+        kind = "arguments.none" if words else "arguments.none.shown"
+        st.markdown(t(kind, lang, words=texts.escape(words)))
 with right:
     names = [row.name for row in shown]
     if shown:

@@ -151,6 +151,17 @@ def test_a_search_without_a_match_says_so(open_page):
     assert "No argument here contains 'qqqq'" in shown(at)
 
 
+@pytest.mark.parametrize(
+    ("lang", "words"), [("en", "No argument is among"), ("zh", "其中没有参数")]
+)
+def test_a_choice_that_leaves_nothing_speaks_of_no_search(open_page, lang, words):
+    at = open_page(lang=lang)
+    at.segmented_control(key="arguments_show").set_value("pinned").run()
+    assert not at.exception
+    assert words in shown(at)
+    assert "''" not in shown(at)
+
+
 def test_only_what_differs_from_the_defaults(open_page):
     at = open_page()
     whole = file_of(at)
