@@ -244,6 +244,16 @@ def opened_files() -> int:
     return st.session_state.get("opened_files", 0)
 
 
+def keep_given_file(arguments: dict[str, Any] | None) -> None:
+    """Have the page review these arguments; None when it has."""
+    st.session_state["given_file"] = arguments
+
+
+def given_file() -> dict[str, Any] | None:
+    """The arguments that were read and not yet reviewed."""
+    return st.session_state.get("given_file")
+
+
 def refused_file() -> str | None:
     """Why the last file that was given could not be opened."""
     return st.session_state.get("refused_file")

@@ -158,6 +158,8 @@ with verdict:
         plan_parts.verdict_card(found, proof)
 proving.panel(proof)
 opened = st.container()
+with opened:
+    opened_file.review_given()
 shown = filters(every)
 review = state.opened()
 if review is not None:

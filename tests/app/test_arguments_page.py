@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import app
-from advisor.errors import WorkerError
+from advisor.errors import InputError, WorkerError
 from advisor.recommend import Question
 
 MAIN = str(Path(app.__file__).parent / "main.py")
@@ -204,6 +204,23 @@ def test_no_text_and_no_json_are_refused_in_the_popover(open_page):
     at.button(key="open_read").click().run()
     assert not at.exception
     assert "line 1, column 2" in shown(at)
+
+
+def test_a_machine_that_is_not_there_is_no_fault_of_the_file(open_page, fake, monkeypatch):
+    real = fake.machine
+
+    def machine(name=None, *, refresh=False):
+        if name is not None:
+            raise InputError("No machine Abacus; give another.", field="machine")
+        return real(refresh=refresh)
+
+    monkeypatch.setattr(fake, "machine", machine)
+    at = open_page(machine="Abacus")
+    at.text_area(key="open_paste_0").set_value(json.dumps(TUTORIAL)).run()
+    at.button(key="open_read").click().run()
+    assert not at.exception
+    assert "**evaluation" in shown(at)
+    assert shown(at).count("No machine Abacus") == 1  # in place of the verdict
 
 
 def test_a_file_can_be_closed_without_taking_it_over(open_page, fake):
