@@ -17,9 +17,9 @@ from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from app import cache, machine_texts, state, texts
 from app.components import VERDICTS, figure, heading, headline
+from app.launching import PLAN_PAGE
 from app.texts import t
 
-PLAN_PAGE = "views/plan.py"
 TICK_SECONDS = 0.8
 """Seconds of simulation between two redraws, while the table fills."""
 

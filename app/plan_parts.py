@@ -122,18 +122,17 @@ def _end_calibration() -> None:
 
 
 def _why_no_start(recommendation: Recommendation) -> str | None:
-    lang = state.language()
+    lang, plan = state.language(), recommendation.plan
     if recommendation.machine.source == "catalogue":
         return t("start.catalogue", lang, name=texts.machine_name(recommendation.machine))
     if recommendation.data is None:
         return t("start.no_data", lang)
-    if recommendation.plan is not None and recommendation.plan.devices > 1:
-        return t("start.devices", lang, devices=recommendation.plan.devices)
-    plan = recommendation.plan
+    if plan is not None and plan.devices > 1:
+        return t("start.devices", lang, devices=plan.devices)
     eight_bit = plan is not None and (plan.method == "qlora" or needs_bitsandbytes(plan.optim))
     if eight_bit and importlib.util.find_spec("bitsandbytes") is None:
         return t("start.bitsandbytes", lang)
-    fused = recommendation.plan is not None and recommendation.plan.use_liger_kernel
+    fused = plan is not None and plan.use_liger_kernel
     if fused and importlib.util.find_spec("liger_kernel") is None:
         return t("start.liger", lang)
     return None if may_launch() else t("start.not_loopback", lang)

@@ -2,31 +2,19 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from advisor.units import format_learning_rate
 from app import live_charts, run_texts, state
-from app.components import badge, figure, heading
+from app.components import STATES, badge, figure, heading
 from app.run_data import MEMORY_SERIES, planned_rate
 from app.run_texts import Run
 from app.series import Floats, Series, smoothing_span
 from app.texts import escape, t, upper_first
 from trainer import record
-from trainer.runs import State
 
-Color = Literal["green", "gray", "orange", "red"]
-STATES: dict[State, tuple[Color, str]] = {
-    "starting": ("gray", ":material/hourglass_top:"),
-    "running": ("green", ":material/play_circle:"),
-    "stopping": ("orange", ":material/stop_circle:"),
-    "finished": ("green", ":material/check_circle:"),
-    "stopped": ("gray", ":material/pause_circle:"),
-    "failed": ("red", ":material/error:"),
-    "lost": ("orange", ":material/help:"),
-}
 MAX_NOTICES = 3
 
 

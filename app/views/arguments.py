@@ -14,7 +14,7 @@ from advisor.review.names import known_fields
 from advisor.versions import installed
 from app import answering, argument_rows, opened_file, plan_parts, proving, state, texts
 from app.argument_card import argument_card
-from app.components import heading, headline
+from app.components import heading, headline, notice
 from app.texts import t
 
 ROW_HEIGHT, MOST_ROWS = 34, 16
@@ -118,8 +118,7 @@ def preview(found: Recommendation, written: dict[str, Any]) -> None:
 
 lang = state.language()
 asked = state.question()
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
+notice()
 top = st.container()
 verdict = st.container(
     border=True,

@@ -4,14 +4,13 @@ import streamlit as st
 
 from advisor.errors import InputError
 from app import answering, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
-from app.components import SOURCES, heading, headline
+from app.components import SOURCES, heading, headline, notice
 from app.texts import t
 
 lang = state.language()
 asked = state.question()
 
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
+notice()
 top = st.container()
 grid = st.grid(3, min_column_width=300)
 slots = {place: grid.cell().empty() for place in plan_inputs.ICONS}
