@@ -218,7 +218,12 @@ def problem_in_values(asked: Question, error: AdvisorError) -> None:
             args=(held,),
         )
     elif not isinstance(error, InputError):
-        st.button(t("action.retry", lang), icon=":material/refresh:", on_click=state.forget_answer)
+        st.button(
+            t("action.retry", lang),
+            icon=":material/refresh:",
+            key="retry",
+            on_click=state.forget_answer,
+        )
 
 
 def method_choices(asked: Question) -> tuple[str, ...]:

@@ -273,7 +273,7 @@ def whole_weight(original: Callable[[nn.Module], torch.Tensor]) -> Callable[[Any
 def standing_in() -> Iterator[None]:
     """Inside the block, peft finds a `bitsandbytes` whose layers are the ones above."""
     from peft import import_utils
-    from peft.tuners.lora import dora
+    from peft.tuners.lora import dora as imported
 
     stand_in: Any = types.ModuleType("bitsandbytes")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("bitsandbytes", None)
@@ -283,6 +283,7 @@ def standing_in() -> Iterator[None]:
     names = ("bitsandbytes", "peft.tuners.lora.bnb")
     before = {name: sys.modules.pop(name, None) for name in names}
     sys.modules["bitsandbytes"] = stand_in
+    dora: Any = imported
     dequantize = dora.dequantize_module_weight
     dora.dequantize_module_weight = whole_weight(dequantize)
     questions = (import_utils.is_bnb_available, import_utils.is_bnb_4bit_available)

@@ -1,7 +1,7 @@
 """What CUDA operators return that fake tensors cannot run: shapes and dtypes alone.
 
-Each entry maps an operator to a function of (operator, arguments). Written from what the operators'
-documentation says of torch 2.13; neither read in source nor measured.
+Each entry maps an operator to a function of (operator, arguments). What an operator takes for as
+long as it runs is in temporaries.py.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,11 @@ aten = torch.ops.aten
 
 
 def _grouped_mm(func: Any, args: tuple[Any, ...]) -> torch.Tensor:
-    """The meta kernel knows bfloat16 alone; others fill one result, expert by expert."""
+    """The meta kernel knows bfloat16 alone; others fill one result, expert by expert.
+
+    Nothing beside it: products are written into its slices (_grouped_mm_fallback of
+    GroupedMMUtils.h, which bfloat16 takes as well below compute capability 9.0). Read in source.
+    """
     if args[0].dtype == torch.bfloat16:
         return func(*args)
     half = [a.to(torch.bfloat16) if _is_float(a) else a for a in args]
@@ -23,7 +27,7 @@ def _grouped_mm(func: Any, args: tuple[Any, ...]) -> torch.Tensor:
 def _ctc_loss(_func: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses and log_alpha (batch, time, 2 * longest target + 1), in LossCTC.cu.
 
-    Targets lie one after another, each row's as long as the longest: no padding.
+    Targets lie one after another, each row's as long as the longest: no padding. Read in source.
     """
     log_probs, targets = args[0], args[1]
     time, batch = log_probs.shape[0], log_probs.shape[1]
@@ -32,6 +36,7 @@ def _ctc_loss(_func: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Te
 
 
 def _ctc_loss_backward(_func: Any, args: tuple[Any, ...]) -> torch.Tensor:
+    """The gradient of all log probabilities, in LossCTC.cu. Read in source."""
     return torch.empty_like(args[1])
 
 

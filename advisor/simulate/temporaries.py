@@ -90,6 +90,14 @@ def index_put_accumulate(indices: int) -> list[int]:
     return [indices * 8] * 3 + [indices * 16 + MIB]
 
 
+def ctc_loss_backward(alpha_bytes: int, batch: int) -> list[int]:
+    """log_beta, as large as the log_alpha that was kept, and where each row's targets start.
+
+    In LossCTC.cu, ctc_loss_backward_gpu_template. Read in source.
+    """
+    return [batch * 8, alpha_bytes]
+
+
 def warm_up(elements: int, bits: int, others: int) -> list[int]:
     """The block that caching_allocator_warmup takes before a quantised model is loaded.
 
@@ -123,6 +131,7 @@ RULES: dict[str, Callable[..., list[int]]] = {
         layer_norm_backward,
         foreach_norm,
         index_put_accumulate,
+        ctc_loss_backward,
         warm_up,
         liger_chunk,
     )

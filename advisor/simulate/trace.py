@@ -554,6 +554,9 @@ def _temporary_rule(
         return "layer_norm_backward", (args[1].numel() // width, width)
     if func is aten._foreach_norm.Scalar and args[0]:
         return "foreach_norm", (len(args[0]), max(t.numel() for t in args[0]))
+    if func in (aten._ctc_loss_backward.Tensor, aten._ctc_loss_backward.default):
+        alpha = args[6]
+        return "ctc_loss_backward", (alpha.numel() * alpha.element_size(), alpha.shape[0])
     is_put = func in _BOOL_INDEX and func is not aten.index.Tensor
     if is_put and len(args) > 3 and bool(args[3]):
         indices = max((i.numel() for i in args[1] if i is not None), default=0)

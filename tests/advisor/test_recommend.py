@@ -35,6 +35,10 @@ def advisor(tmp_path_factory):
         advisor.close()
 
 
+def advisor_home(advisor):
+    return advisor._worker._home
+
+
 def ask(advisor, **changes):
     return advisor.recommend(Question(**{"machine": "Tesla T4", **changes}))
 
@@ -154,6 +158,33 @@ def test_worker_is_started_again_after_it_died(advisor, answer):
     described = advisor._worker.call("describe_model", {"path": "demo", "task": "causal-lm"})
     assert described["num_parameters"] == answer.model.num_parameters
     assert advisor._worker._process is not dead
+
+
+def test_a_cancelled_answer_ends_the_worker_and_the_next_question_is_answered(advisor, answer):
+    dead = advisor._worker._process
+    config = {**LLAMA_8B, "hidden_size": 64, "intermediate_size": 96, "rms_norm_eps": 2e-6}
+    path = advisor_home(advisor) / "cancelled"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+
+    def cancel_at_the_trace(name, _params):
+        if name == "trace":
+            advisor.cancel()
+
+    question = Question(machine="Tesla T4", model=str(path), method="full")
+    with pytest.raises(WorkerError, match="Cancelled"):
+        advisor.recommend(question, on_progress=cancel_at_the_trace)
+    assert dead.wait(timeout=10) == -signal.SIGKILL
+    assert ask(advisor).plan == answer.plan
+    assert advisor.recommend(question).plan is not None  # by a new worker
+
+
+def test_the_plan_is_told_before_the_plans_beside_it(advisor, answer):
+    told = []
+    whole = advisor.recommend(Question(machine="Tesla T4"), on_first=told.append)
+    assert [(first.plan, first.memory, first.time) for first in told] == [
+        (whole.plan, whole.memory, whole.time)
+    ]
 
 
 def test_worker_that_does_not_answer_is_ended_and_said_so(advisor, answer):

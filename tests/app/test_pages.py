@@ -479,3 +479,40 @@ def test_findings_about_the_data_stand_on_their_card(open_page, fake, lang, word
     every = [c.value for c in at.caption]
     assert sum("42" in text and ":orange[" not in text for text in every) == 1  # held out: no alarm
     assert sum(words in text for text in every) == 2  # and in full where the data are chosen
+
+
+def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, fake, monkeypatch):
+    fake.this_machine = dataclasses.replace(fake.this_machine, gpus=(), ram_free_bytes=20 * 2**30)
+
+    class Refused:
+        progress = None
+
+        def done(self):
+            raise InputError("measurements.busy", processors="1.9", names=["make (7)"])
+
+    monkeypatch.setattr("app.plan_parts.measurements.calibration_state", lambda: "never")
+    monkeypatch.setattr("app.cache.Calibrating", Refused)
+    at = open_page()
+    at.button(key="calibrate").click().run()
+    assert not at.exception
+    assert "make (7)" in shown(at)
+    assert "calibrate_again" in keys(at)
+
+
+def test_a_calibrated_machine_is_not_offered_it_again(open_page, fake, monkeypatch):
+    fake.this_machine = dataclasses.replace(fake.this_machine, gpus=(), ram_free_bytes=20 * 2**30)
+    monkeypatch.setattr("app.plan_parts.measurements.calibration_state", lambda: "current")
+    found = keys(open_page())
+    assert "start" in found
+    assert "calibrate" not in found
+
+
+def test_an_answer_that_is_given_up_says_so_and_can_be_asked_again(open_page, fake, monkeypatch):
+    at = open_page()
+    at.session_state["given_up"] = Question()
+    at.session_state["answer"] = None
+    at.run()
+    assert not at.exception
+    assert "Cancelled" in shown(at)
+    at.button(key="retry").click().run()
+    assert "Fits." in shown(at)

@@ -8,6 +8,8 @@ from typing import Any
 FIGURES = ("allocated_bytes", "reserved_bytes", "process_bytes")
 TIME = "step_seconds"
 OURS = "advisor"
+LEFT_OUT = "advisor, source left out"
+"""Our step times with constants that no row of the source was fitted to."""
 MARKERS = "<!-- bench: start -->", "<!-- bench: end -->"
 TIME_MARKERS = "<!-- times: start -->", "<!-- times: end -->"
 
@@ -31,7 +33,7 @@ class Row:
     source: str
     method: str
     measured: Mapping[str, Any]
-    answers: Mapping[str, Answer]
+    answers: dict[str, Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ def times(rows: Sequence[Row]) -> str:
     """One Markdown table of our step times, by source and method, and over all rows."""
     rows = [row for row in rows if row.measured.get(TIME) is not None]
     head = ["measured", "method", "answered", "median", "p90", "worst", "in range", "its width"]
+    head += ["source left out: median", "p90"]
     lines = [_line(head), _line(["---"] * len(head))]
     keys = dict.fromkeys((row.source, row.method) for row in rows)
     groups = {key: [r for r in rows if (r.source, r.method) == key] for key in keys}
@@ -146,6 +149,10 @@ def times(rows: Sequence[Row]) -> str:
             cells += [f"{max(found.errors, key=abs):+.1f} %"]
             cells += [f"{found.held} of {len(found.widths)}"]
             cells += [f"{statistics.median(found.widths):.0f} %"]
+            outside = measure(group, LEFT_OUT, TIME).size()
+            if outside:
+                cells += [f"{statistics.median(outside):.1f} %"]
+                cells += [f"{percentile(outside, 90):.1f} %"]
         lines.append(_line([*cells, *[""] * (len(head) - len(cells))]))
     return "\n".join(lines)
 

@@ -28,13 +28,21 @@ def test_p95_of_twenty_is_the_nineteenth_and_of_one_the_only():
 
 def test_times_are_a_table_of_their_own_with_a_line_over_all_rows():
     ours = Answer(values={tables.TIME: 11.0}, intervals={tables.TIME: (9, 12)})
+    outside = Answer(values={tables.TIME: 12.0})
     rows = [
-        Row(source="a", method="full", measured={tables.TIME: want}, answers={"advisor": ours})
+        Row(
+            source="a",
+            method="full",
+            measured={tables.TIME: want},
+            answers={"advisor": ours, tables.LEFT_OUT: outside},
+        )
         for want in (10.0, 20.0)
     ]
     lines = tables.times([*rows, _row(1, 1)]).splitlines()
     assert len(lines) == 4
-    assert lines[2] == "| a | full | 2 of 2 | **27.5 %** | 45.0 % | -45.0 % | 1 of 2 | 27 % |"
+    assert lines[2] == (
+        "| a | full | 2 of 2 | **27.5 %** | 45.0 % | -45.0 % | 1 of 2 | 27 % | 30.0 % | 40.0 % |"
+    )
     assert lines[3].startswith("| all |  | 2 of 2 |")
     assert "time" not in tables.table(rows, [])
 
