@@ -8,12 +8,15 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from advisor import measurements
 from advisor.elsewhere import Elsewhere
+from advisor.errors import WorkerError
 from advisor.hardware.machine import Machine
+from advisor.hardware.probe import probe_machine
+from advisor.home import runs_dir
 from advisor.plan import TrainingPlan
 from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
@@ -21,8 +24,6 @@ from advisor.recommendation import Recommendation
 T = TypeVar("T")
 Progress = tuple[str, dict[str, Any]]
 POLL_SECONDS = 0.1
-_MOST_ASKED = 32
-"""Answers that are worked on or wait to be fetched; of more, the oldest are dropped."""
 
 
 @functools.cache
@@ -36,45 +37,80 @@ def _thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="advisor")
 
 
-@functools.cache
-def _asked() -> "dict[str, Future[Recommendation]]":
-    return {}
+class Asking:
+    """A question that one session asked: its answer, and the way to give it up."""
 
+    _running: "Asking | None" = None
+    """The one that the thread works on."""
+    _turn = threading.Lock()
 
-def recommend(
-    question: Question, show: Callable[[Progress | None], None]
-) -> tuple[Recommendation, bool]:
-    """The answer to `question`, and whether it is whole; `rest` has the whole one later.
+    def __init__(self, question: Question) -> None:
+        """Queue it."""
+        self.question = question
+        self._latest: list[Progress] = []
+        self._first: queue.SimpleQueue[Recommendation | None] = queue.SimpleQueue()
+        self._future = _thread().submit(self._work, question)
+        self._future.add_done_callback(lambda _: self._first.put(None))
 
-    Args:
-        question: what is asked.
-        show: called while waiting, with the latest progress message (id, params) or None.
-
-    Raises:
-        AdvisorError: the question has no answer; the sentence says why.
-    """
-    latest: list[Progress] = []
-    first: queue.SimpleQueue[Recommendation | None] = queue.SimpleQueue()
-    future = _thread().submit(
-        advisor().recommend,
-        question,
-        on_progress=lambda name, params: latest.append((name, params)),
-        on_first=first.put,
-    )
-    future.add_done_callback(lambda _: first.put(None))
-    while True:
+    def _work(self, question: Question) -> Recommendation:
+        with Asking._turn:
+            Asking._running = self
         try:
-            found = first.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            show(latest[-1] if latest else None)
-            continue
-        if found is None or future.done():
-            return future.result(), True
-        asked = _asked()
-        asked[repr(question)] = future
-        while len(asked) > _MOST_ASKED:
-            asked.pop(next(iter(asked)))
-        return found, False
+            return advisor().recommend(
+                question,
+                on_progress=lambda name, params: self._latest.append((name, params)),
+                on_first=self._first.put,
+            )
+        finally:
+            with Asking._turn:
+                Asking._running = None
+
+    def first(
+        self, show: Callable[[Progress | None], None]
+    ) -> "tuple[Recommendation, Asking | None]":
+        """The first answer, and what has the whole one later; None where it is whole.
+
+        Args:
+            show: called while waiting, with the latest progress message (id, params) or None.
+
+        Raises:
+            AdvisorError: the question has no answer; the sentence says why.
+        """
+        while True:
+            try:
+                found = self._first.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                show(self._latest[-1] if self._latest else None)
+                continue
+            if found is None or self._future.done():
+                return self._result(), None
+            return found, self
+
+    def is_over(self) -> bool:
+        """Whether it was answered, refused or given up."""
+        return self._future.done()
+
+    def rest(self) -> Recommendation | None:
+        """The whole answer; None while it is made.
+
+        Raises:
+            AdvisorError: it could not be finished.
+        """
+        return self._result() if self._future.done() else None
+
+    def _result(self) -> Recommendation:
+        try:
+            return self._future.result()
+        except CancelledError:
+            raise WorkerError("worker.cancelled") from None
+
+    def give_up(self) -> None:
+        """Take it back; the worker process ends only if it works on this one."""
+        if self._future.cancel():
+            return
+        with Asking._turn:
+            if Asking._running is self:
+                advisor().cancel()
 
 
 def whole(question: Question) -> Recommendation:
@@ -84,25 +120,6 @@ def whole(question: Question) -> Recommendation:
         AdvisorError: the question has no answer; the sentence says why.
     """
     return _wait(_thread().submit(advisor().recommend, question), lambda: None)
-
-
-def rest(question: Question) -> Recommendation | None:
-    """The whole answer to a question that `recommend` answered in part; None while it is made.
-
-    Raises:
-        AdvisorError: it could not be finished.
-        KeyError: it is not being made: ask again.
-    """
-    future = _asked()[repr(question)]
-    if not future.done():
-        return None
-    del _asked()[repr(question)]
-    return future.result()
-
-
-def cancel() -> None:
-    """Give up the answer that is being worked out; the worker process ends."""
-    advisor().cancel()
 
 
 class Calibrating:
@@ -123,6 +140,10 @@ class Calibrating:
     def cancel(self) -> None:
         """End it; what was known before is kept."""
         self._given_up.set()
+
+    def is_cancelled(self) -> bool:
+        """Whether it was told to end."""
+        return self._given_up.is_set()
 
     def done(self) -> bool:
         """Whether it ended well.
@@ -155,8 +176,11 @@ def elsewhere(
 
 
 def live_machine() -> Machine:
-    """This machine as it is now; probed at once, even while an answer is worked on."""
-    return advisor().machine(refresh=True)
+    """This machine as it is now, to be looked at: the one that answers rest on stays as it was.
+
+    Probed at once, even while an answer is worked on.
+    """
+    return probe_machine(runs_dir())
 
 
 def _wait(future: "Future[T]", on_tick: Callable[[], None]) -> T:

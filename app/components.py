@@ -12,6 +12,7 @@ from advisor.memory import Verdict
 from app import state
 from app.run_data import RunData
 from app.texts import escape, t
+from trainer.runs import State
 
 READ_SECONDS = 0.3
 """Between two signs of life while a long file is read."""
@@ -27,6 +28,18 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
     "tight": ("orange", ":material/error:"),
     "does_not_fit": ("red", ":material/block:"),
     "unknown": ("gray", ":material/help:"),
+}
+
+
+Color = Literal["green", "gray", "orange", "red"]
+STATES: dict[State, tuple[Color, str]] = {
+    "starting": ("gray", ":material/hourglass_top:"),
+    "running": ("green", ":material/play_circle:"),
+    "stopping": ("orange", ":material/stop_circle:"),
+    "finished": ("green", ":material/check_circle:"),
+    "stopped": ("gray", ":material/pause_circle:"),
+    "failed": ("red", ":material/error:"),
+    "lost": ("orange", ":material/help:"),
 }
 
 
@@ -91,6 +104,12 @@ def figure(fig: go.Figure, key: str, alt: str, revision: str = "") -> None:
     st.plotly_chart(fig, config=config, key=f"{key}-{state.mode()}", alt=alt)
 
 
+def notice() -> None:
+    """What an action left to be said, once."""
+    if sentence := state.notice():
+        st.markdown(f":red[:material/error: {escape(sentence)}]")
+
+
 def footer() -> None:
     """Where the program says where it stands, and the switch of language."""
     lang = state.language()
@@ -122,15 +141,19 @@ def may_launch() -> bool:
 
 def read_whole(data: RunData, name: str) -> None:
     """Go through a long event file for the first time, saying how far it is."""
-    if data.share_read() == 1:
+    before = data.share_read()
+    if before == 1:
         return
     lang = state.language()
-    bar = st.progress(data.share_read())
+    bar = st.progress(before)
     while (share := data.update(READ_SECONDS).share_read()) < 1:
+        if share == before:
+            break  # the file is gone, or cannot be read
         bar.progress(share, t("compare.reading", lang, name=escape(name), share=share))
+        before = share
     bar.empty()
 
 
-def badge(word: str, color: Literal["green", "gray", "orange", "red"], icon: str) -> None:
+def badge(word: str, color: Color, icon: str) -> None:
     """A state: icon, word and colour, never colour alone."""
     st.badge(word, icon=icon, color=color)

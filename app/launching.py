@@ -12,7 +12,7 @@ from advisor.errors import AdvisorError
 from advisor.home import runs_dir
 from advisor.recommendation import Recommendation
 from advisor.units import format_bytes
-from app import state, texts
+from app import run_source, state, texts
 from app.components import may_launch
 from app.texts import t
 from trainer import keeping, launch, record, runs
@@ -45,9 +45,9 @@ def _start_body(recommendation: Recommendation) -> None:
             steps=time.num_steps if time else None,
         )
     )
-    busy = [status for status in runs.list_runs() if status.state in runs.ACTIVE]
+    busy = [status.name for status in run_source.active()]
     if busy:
-        names = texts.listing((status.name for status in busy), lang)
+        names = texts.listing(busy, lang)
         st.markdown(f":orange[:material/error: {t('start.busy', lang, names=texts.escape(names))}]")
     st.code(
         shlex.join(launch.command(runs_dir() / f"UTC-TIME-{run_slug(recommendation)}")),

@@ -79,7 +79,8 @@ def line(
 
 
 def _last_step(series: Series) -> int:
-    return int(series.steps[-1]) if len(series) else 1
+    steps = series.steps
+    return int(steps[-1]) if len(steps) else 1
 
 
 def _measured(

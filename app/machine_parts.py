@@ -1,5 +1,6 @@
 """The sections of Machines, drawn with Streamlit."""
 
+import hashlib
 import re
 import time
 
@@ -16,9 +17,9 @@ from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from app import cache, machine_texts, state, texts
 from app.components import VERDICTS, figure, heading, headline
+from app.launching import PLAN_PAGE
 from app.texts import t
 
-PLAN_PAGE = "views/plan.py"
 TICK_SECONDS = 0.8
 """Seconds of simulation between two redraws, while the table fills."""
 
@@ -121,16 +122,20 @@ def table(asked: Question, shown: Recommendation | None) -> None:
         st.caption(t("machines.none", lang, text=texts.escape(text)))
         return
     number = st.column_config.NumberColumn
+    # Rows are selected by their place: a table with other rows is another table.
+    names = "/".join(row["name"] for row in listed)
+    key = "machines_table_" + hashlib.sha256(names.encode()).hexdigest()[:12]
 
     def add() -> None:
-        for row in st.session_state["machines_table"]["selection"]["rows"]:
+        for row in st.session_state[key]["selection"]["rows"]:
             add_card(listed[row]["name"])
 
     st.dataframe(
         pd.DataFrame(listed),
         hide_index=True,
         height=420,
-        key="machines_table",
+        placeholder="",
+        key=key,
         on_select=add,
         selection_mode="single-row",
         column_config={
@@ -252,6 +257,8 @@ def problem(error: AdvisorError) -> None:
     """There is no plan to carry to other machines: why, and the way to mend it."""
     lang = state.language()
     st.markdown(f":red[:material/error: {texts.escape(error.sentence(lang))}]")
+    if not isinstance(error, InputError):
+        st.button(t("action.retry", lang), icon=":material/refresh:", on_click=state.forget_answer)
     no_plan()
 
 

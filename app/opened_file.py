@@ -6,6 +6,7 @@ import json
 import streamlit as st
 
 from advisor.errors import AdvisorError, InputError
+from advisor.hardware.machine import Machine
 from advisor.locale import render
 from advisor.locale import sentence as say
 from advisor.review import Review, read_arguments, review
@@ -54,11 +55,31 @@ def _read(number: int) -> None:
     name = upload.name if upload is not None else t("open.pasted", lang)
     raw = upload.getvalue() if upload is not None else pasted.encode(ENCODING)
     try:
-        found = review(read_arguments(raw, name), cache.machine(state.question().machine))
+        state.keep_given_file(read_arguments(raw, name))
     except InputError as error:
         state.keep_refused_file(error.sentence(lang))
+
+
+def review_given() -> None:
+    """Review the file that was just read; where no plan is known yet, that takes a while."""
+    given = state.given_file()
+    if given is None:
         return
-    state.keep_opened(_with_suggestions(found))
+    lang = state.language()
+    with st.spinner(t("open.reviewing", lang)):
+        try:
+            state.keep_opened(_with_suggestions(review(given, _machine())))
+        except InputError as error:
+            state.keep_refused_file(error.sentence(lang))
+    state.keep_given_file(None)  # not before: a click meanwhile runs the page anew
+
+
+def _machine() -> Machine:
+    """The question's; one that is not there is no fault of the file, and the page says it."""
+    try:
+        return cache.machine(state.question().machine)
+    except InputError:
+        return cache.machine()
 
 
 def _with_suggestions(found: Review) -> Review:

@@ -8,26 +8,34 @@ import streamlit as st
 from advisor import measurements
 from advisor.errors import AdvisorError, InputError
 from advisor.export import FORMATS, export
-from advisor.locale import Message, catalogue, render
+from advisor.locale import catalogue, render
 from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
 from advisor.rules.optimizer import needs_bitsandbytes
-from app import cache, charts, forms, frames, plan_inputs, proving, state, texts
-from app.components import figure, heading, headline, may_launch
+from app import cache, charts, forms, frames, proving, state, texts
+from app.answering import say_progress
+from app.components import figure, heading, may_launch
 from app.components import verdict as draw_verdict
 from app.launching import start_dialog
+from app.run_texts import Run
 from app.texts import t
 
 
-def verdict_card(recommendation: Recommendation) -> None:
-    """What will happen, in one sentence, and what can be done with it."""
+def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
+    """What will happen, in one sentence, and what can be done with it.
+
+    It can start a proof, so a page that draws it draws `proving.panel` too.
+
+    Args:
+        recommendation: the answer, with a plan.
+        proof: the newest proof of this plan.
+    """
     lang = state.language()
     plan, memory = recommendation.plan, recommendation.memory
     assert plan is not None
     assert memory is not None
     why_not = _why_no_start(recommendation)
     detail = texts.verdict_detail(memory, recommendation.time, lang)
-    proof = proving.latest(recommendation)
     failed = proving.ran_out(proof)
     draw_verdict(
         "does_not_fit" if failed else memory.verdict,
@@ -82,6 +90,8 @@ def _follow_calibration() -> None:
     lang = state.language()
     running: cache.Calibrating = st.session_state["calibrating"]
     line = st.empty()
+    if running.is_cancelled():
+        st.rerun()  # closes the dialog
     try:
         done = running.done()
     except AdvisorError as error:
@@ -98,7 +108,7 @@ def _follow_calibration() -> None:
         st.rerun()
     line.caption(t("calibrate.start", lang))
     if running.progress is not None:
-        _say_progress(line, running.progress)
+        say_progress(line, running.progress)
     st.button(
         t("action.cancel", lang),
         icon=":material/close:",
@@ -112,18 +122,17 @@ def _end_calibration() -> None:
 
 
 def _why_no_start(recommendation: Recommendation) -> str | None:
-    lang = state.language()
+    lang, plan = state.language(), recommendation.plan
     if recommendation.machine.source == "catalogue":
         return t("start.catalogue", lang, name=texts.machine_name(recommendation.machine))
     if recommendation.data is None:
         return t("start.no_data", lang)
-    if recommendation.plan is not None and recommendation.plan.devices > 1:
-        return t("start.devices", lang, devices=recommendation.plan.devices)
-    plan = recommendation.plan
+    if plan is not None and plan.devices > 1:
+        return t("start.devices", lang, devices=plan.devices)
     eight_bit = plan is not None and (plan.method == "qlora" or needs_bitsandbytes(plan.optim))
     if eight_bit and importlib.util.find_spec("bitsandbytes") is None:
         return t("start.bitsandbytes", lang)
-    fused = recommendation.plan is not None and recommendation.plan.use_liger_kernel
+    fused = plan is not None and plan.use_liger_kernel
     if fused and importlib.util.find_spec("liger_kernel") is None:
         return t("start.liger", lang)
     return None if may_launch() else t("start.not_loopback", lang)
@@ -273,7 +282,7 @@ def cut_knob(recommendation: Recommendation) -> None:
     )
 
 
-def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
+def memory_charts(recommendation: Recommendation, proof: Run | None, *, live: bool) -> None:
     """The bar at the peak and the step, each with its takeaway as text for who sees no picture."""
     lang = state.language()
     memory, plan = recommendation.memory, recommendation.plan
@@ -284,7 +293,7 @@ def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
     total = gpu.total_bytes if on_gpu and gpu else recommendation.machine.ram_total_bytes
     revision = repr(plan)
     heading(t("chart.bar", lang), "GiB", help=t("chart.bar.help", lang))
-    measured = proving.measured_bytes(proving.latest(recommendation)) if live else None
+    measured = proving.measured_bytes(proof) if live else None
     bar = charts.memory_bar(memory, total, lang, measured_bytes=measured)
     alt = t("chart.bar.alt", lang, peak=memory.process_bytes, free=memory.capacity_bytes)
     figure(bar if live else frames.fade(bar), "bar", alt, revision)
@@ -296,94 +305,6 @@ def memory_charts(recommendation: Recommendation, *, live: bool) -> None:
         seconds = time.step_seconds if time is not None and single else None
         step = charts.step_timeline(recommendation.timeline, memory, seconds, lang)
         figure(step if live else frames.fade(step), "step", t("chart.step.alt", lang), revision)
-
-
-class Waiting:
-    """What stands on the page while a first answer is worked out, and the way to give it up.
-
-    Opened by the first sign that it takes a while: a quick answer replaces the one before it
-    without a flash, and the one before stays until then.
-    """
-
-    def __init__(
-        self, asked: Question, title: Any, places: tuple[Any, ...], slots: dict[str, Any]
-    ) -> None:
-        """Nothing is drawn yet.
-
-        Args:
-            asked: the question.
-            title: container of the page's sentence.
-            places: containers of the verdict and of what stands under it.
-            slots: empty places of the inputs' cards.
-        """
-        self._asked, self._title, self._places, self._slots = asked, title, places, slots
-        self._drawn: list[Any] = []
-        self._line: Any = None
-
-    def open(self) -> None:
-        """Draw it."""
-        lang = state.language()
-        title, verdict, *others = (place.empty() for place in (self._title, *self._places))
-        self._drawn = [title, verdict, *others]
-        with title.container():
-            headline(t("headline.loading", lang), t("headline.loading.caption", lang))
-        plan_inputs.loading_cards(self._slots, self._asked)
-        with verdict.container(horizontal=True, vertical_alignment="center"):
-            self._line = st.empty()
-            self._line.caption(t("progress.start", lang))
-            st.button(
-                t("action.cancel", lang),
-                icon=":material/close:",
-                key="cancel",
-                on_click=_give_up,
-                args=(self._asked,),
-            )
-        for place in others:
-            place.skeleton(height=380)
-
-    def close(self) -> None:
-        """Take it away."""
-        for place in self._drawn:
-            place.empty()
-
-    def show(self, event: cache.Progress | None) -> None:
-        """Say how far the answer is, where the catalogue knows the step."""
-        if self._line is None:
-            self.open()
-        # drawn at every tick: that is where a click on the page can end the wait
-        _say_progress(self._line, event or ("progress.start", {}))
-
-
-def _say_progress(place: Any, event: cache.Progress) -> None:
-    lang = state.language()
-    if event[0] in catalogue("advisor.locale", lang):
-        place.caption(render(Message(id=event[0], params=event[1]), lang))
-    else:
-        place.caption(t("progress.start", lang))
-
-
-def _give_up(asked: Question) -> None:
-    cache.cancel()
-    state.give_up(asked)
-
-
-@st.fragment(run_every="0.4s")
-def fill_in(asked: Question) -> None:
-    """Other plans are being compared: draw the page again when they are there."""
-    lang = state.language()
-    last = state.last_answer()
-    if last is None or last.question != asked or last.whole:
-        return
-    try:
-        found = cache.rest(asked)
-    except (AdvisorError, KeyError):
-        found = last.recommendation  # the plan stands; what is beside it is not known
-    if found is None:
-        st.caption(t("alternatives.wait", lang))
-        return
-    rows = {a.field: forms.format_value(a.field, a.value, lang, found.plan) for a in found.advice}
-    state.keep_answer(state.Answer(question=asked, recommendation=found), rows)
-    st.rerun()
 
 
 def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> None:

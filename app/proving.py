@@ -1,8 +1,11 @@
 """Prove it: real steps with the longest batch, started from Plan, shown beside the prediction."""
 
+import threading
+
 import streamlit as st
 
 from advisor.arguments import arguments_for
+from advisor.errors import InputError
 from advisor.recommendation import Recommendation
 from app import launching, run_source, state
 from app.run_texts import Run
@@ -10,6 +13,7 @@ from app.texts import escape, listing, t
 from trainer import launch, proof, record
 from trainer.runs import ACTIVE
 
+_STARTING = threading.Lock()
 QUANTITIES = ("process_bytes", "reserved_bytes", "allocated_bytes")
 
 
@@ -47,9 +51,10 @@ def measured_bytes(run: Run | None) -> int | None:
 def button(recommendation: Recommendation, why_not: str | None) -> None:
     """Starts a proof at once; not while something else trains, which would be measured with it."""
     lang = state.language()
-    busy = [run.name for run in run_source.active()]
-    if why_not is None and busy:
-        why_not = t("start.busy", lang, names=escape(listing(busy, lang)))
+    if why_not is None and (busy := _busy()):
+        why_not = escape(busy)
+    if why_not is None:
+        state.allow_start("proof")
     st.button(
         t("prove.action", lang),
         icon=":material/straighten:",
@@ -61,14 +66,28 @@ def button(recommendation: Recommendation, why_not: str | None) -> None:
     )
 
 
+def _busy() -> str | None:
+    """What trains now, as a sentence; None while nothing does."""
+    lang = state.language()
+    names = [run.name for run in run_source.active()]
+    return t("start.busy", lang, names=listing(names, lang)) if names else None
+
+
 def _start(recommendation: Recommendation) -> None:
+    """Start the proof; a button's callback. Two clicks at once, here or in two tabs, start one."""
+    if not state.take_start("proof"):
+        return
+
     def act() -> None:
-        run_dir = proof.create(
-            launching.run_slug(recommendation),
-            plan=recommendation.to_dict(state.language()),
-            arguments=arguments_for(recommendation),
-        )
-        launch.start(run_dir)
+        with _STARTING:
+            if busy := _busy():
+                raise InputError(busy)
+            run_dir = proof.create(
+                launching.run_slug(recommendation),
+                plan=recommendation.to_dict(state.language()),
+                arguments=arguments_for(recommendation),
+            )
+            launch.start(run_dir)
 
     launching.done(act)
 

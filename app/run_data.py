@@ -72,7 +72,8 @@ class RunData:
 
     def metrics(self) -> list[str]:
         """Names of what was measured, those of every run first."""
-        return [n for n, s in self.series.items() if len(s) and n not in (TOKENS, SECONDS, "epoch")]
+        found = list(self.series.items())  # another session may read a new series meanwhile
+        return [n for n, s in found if len(s) and n not in (TOKENS, SECONDS, "epoch")]
 
     def share_read(self) -> float:
         """Part of the file that was read, 0..1; below 1 until a long one was gone through once."""
@@ -82,7 +83,8 @@ class RunData:
         """Read what was written since the last call.
 
         Args:
-            max_seconds: leave what cannot be read in about this time to the next call.
+            max_seconds: leave what cannot be read in about this time to the next call; with none
+                left, only a file of which nothing is known is begun.
         """
         begun = clock.monotonic()
         with self._lock:
@@ -95,6 +97,8 @@ class RunData:
             if found.st_size < self._offset or self._file not in (None, found.st_ino):
                 self._reset()  # another file than before
             self._file, self._size = found.st_ino, found.st_size
+            if max_seconds is not None and max_seconds <= 0 and self._offset:
+                return self
             while self._offset < self._size:
                 batch = events.read(self.path, self._offset, CHUNK_BYTES)
                 for event in batch.events:

@@ -2,31 +2,19 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from advisor.units import format_learning_rate
 from app import live_charts, run_texts, state
-from app.components import badge, figure, heading
+from app.components import STATES, badge, figure, heading
 from app.run_data import MEMORY_SERIES, planned_rate
 from app.run_texts import Run
 from app.series import Floats, Series, smoothing_span
 from app.texts import escape, t, upper_first
 from trainer import record
-from trainer.runs import State
 
-Color = Literal["green", "gray", "orange", "red"]
-STATES: dict[State, tuple[Color, str]] = {
-    "starting": ("gray", ":material/hourglass_top:"),
-    "running": ("green", ":material/play_circle:"),
-    "stopping": ("orange", ":material/stop_circle:"),
-    "finished": ("green", ":material/check_circle:"),
-    "stopped": ("gray", ":material/pause_circle:"),
-    "failed": ("red", ":material/error:"),
-    "lost": ("orange", ":material/help:"),
-}
 MAX_NOTICES = 3
 
 
@@ -100,13 +88,13 @@ def lanes(run: Run) -> None:
             _metric(run, name, values)
     planned = planned_rate(plan, rows.rows_of(plan).num_rows) if plan and rows else None
     rate = series["learning_rate"]
-    now = rate.last()
+    now, at = rate.last(), rate.steps
     with grid.cell():
         _lane(
             run,
             "rate",
             None if now is None else format_learning_rate(now),
-            _rate_note(now, planned(int(rate.steps[-1])) if planned and len(rate) else None),
+            _rate_note(now, planned(int(at[-1])) if planned and len(at) else None),
             lambda: live_charts.line(rate, total, lang, planned=planned, fmt=".2e"),
         )
     norm = series["grad_norm"]
@@ -172,12 +160,13 @@ def _lane(
 def _metric(run: Run, name: str, values: Series) -> None:
     """What evaluations report beside the loss, with the best so far."""
     lang, last = state.language(), values.last()
-    best = max(range(len(values.steps)), key=values.values.__getitem__)
+    at, found = values.both()
+    best = max(range(len(at)), key=found.__getitem__)
     _lane(
         run,
         "metric",
         None if last is None else f"{last:.3f}",
-        t("live.best", lang, value=f"{values.values[best]:.3f}", step=values.steps[best]),
+        t("live.best", lang, value=f"{found[best]:.3f}", step=at[best]),
         lambda: live_charts.line(values, run.total_steps(), lang),
         name=upper_first(run_texts.metric_name(name, lang)),
     )

@@ -1,6 +1,7 @@
 """Runs as the pages need them, rebuilt from their directories; sessions share the event readers."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from trainer.runs import ACTIVE, RunStatus
 
 LOOK_SECONDS = 0.2
 """A look at all runs reads events for about so long; what is left comes with the next looks."""
-_KEPT = 256
-"""Runs whose events and plans are held in memory."""
 
 
 def find(name: str) -> Run | None:
@@ -36,10 +35,10 @@ def listed() -> list[Run]:
     return [_run(status, max(ends - time.monotonic(), 0.0)) for status in _statuses_now()]
 
 
-def proofs() -> list[Run]:
-    """All proofs, the latest first."""
-    kept = [status for status in _statuses_now() if status.kind == "proof"]
-    return [_run(status, LOOK_SECONDS) for status in kept]
+def proofs() -> Iterator[Run]:
+    """All proofs, the latest first; each is read when it is asked for."""
+    kept = (status for status in _statuses_now() if status.kind == "proof")
+    return (_run(status, LOOK_SECONDS) for status in kept)
 
 
 def active() -> list[RunStatus]:
@@ -48,8 +47,17 @@ def active() -> list[RunStatus]:
 
 
 def _statuses_now() -> list[RunStatus]:
-    found = [_status(directory) for directory in runs.run_dirs(runs_dir())]
+    directories = list(runs.run_dirs(runs_dir()))
+    _forget_all_but(set(directories))
+    found = [_status(directory) for directory in directories]
     return sorted(found, key=lambda s: (s.started_at or 0, s.name), reverse=True)
+
+
+def _forget_all_but(there: set[Path]) -> None:
+    """What is held in memory of a run goes with its directory."""
+    for kept in (_statuses(), _readers(), _plans()):
+        for gone in set(kept) - there:
+            kept.pop(gone, None)
 
 
 def current(found: list[Run]) -> Run | None:
@@ -59,8 +67,13 @@ def current(found: list[Run]) -> Run | None:
 
 def _run(status: RunStatus, max_seconds: float) -> Run:
     directory = status.run_dir
-    data = _reader(str(directory)).update(max_seconds)
+    data = _readers().setdefault(directory, RunData(directory)).update(max_seconds)
     return Run(status=status, recommendation=_plan(directory), data=data)
+
+
+@st.cache_resource
+def _readers() -> dict[Path, RunData]:
+    return {}
 
 
 def _status(directory: Path) -> RunStatus:
@@ -87,26 +100,27 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-@st.cache_resource(max_entries=_KEPT)
-def _reader(directory: str) -> RunData:
-    return RunData(Path(directory))
-
-
 def _plan(directory: Path) -> Recommendation | None:
-    path = directory / record.PLAN
-    if not record.is_own_file(path):
-        return None
-    try:
-        return _read_plan(str(path), path.stat().st_mtime_ns)
-    except OSError:
-        return None
-
-
-@st.cache_resource(max_entries=_KEPT)
-def _read_plan(path: str, mtime_ns: int) -> Recommendation | None:  # noqa: ARG001 (the cache's key)
     """What was predicted; None where nothing was, or another version wrote it."""
+    path = directory / record.PLAN
+    stamp = _stamp(path) if record.is_own_file(path) else None
+    if stamp is None:
+        return None
+    kept = _plans().get(directory)
+    if kept is None or kept[0] != stamp:
+        kept = (stamp, _read_plan(path))
+        _plans()[directory] = kept
+    return kept[1]
+
+
+@st.cache_resource
+def _plans() -> dict[Path, tuple[Any, Recommendation | None]]:
+    return {}
+
+
+def _read_plan(path: Path) -> Recommendation | None:
     try:
-        content = record.read_object(Path(path))
+        content = record.read_object(path)
         return None if content is None else Recommendation.from_dict(content)
     except InputError:
         return None

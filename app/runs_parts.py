@@ -10,7 +10,7 @@ import streamlit as st
 
 from advisor.units import GIB
 from app import compare_charts, launching, run_diff, run_source, run_texts, state
-from app.components import figure, heading, headline
+from app.components import STATES, figure, heading, headline
 from app.run_data import MEMORY_SERIES, TOKENS
 from app.run_texts import Run
 from app.series import thin
@@ -18,8 +18,6 @@ from app.texts import DOT, escape, listing, t
 from trainer import keeping
 from trainer.runs import ACTIVE
 
-STATES = {"running": "green", "finished": "green", "starting": "gray", "stopping": "orange",
-          "stopped": "gray", "failed": "red", "lost": "orange"}  # fmt: skip
 COMMON = ("loss", "eval_loss", "learning_rate", "grad_norm", *MEMORY_SERIES, "tokens_per_second")
 """Metrics in the order they are offered; those of a task alone come after."""
 CURVE_POINTS = 90
@@ -83,7 +81,7 @@ def _table(shown: Sequence[Run]) -> None:
                 t("runs.column.state", lang),
                 width=100,
                 options=[t(f"state.{name}", lang) for name in STATES],
-                color=list(STATES.values()),
+                color=[color for color, _ in STATES.values()],
             ),
             "run": column.TextColumn(t("runs.column.run", lang), width=280),
             "what": column.TextColumn(t("runs.column.what", lang), width=170),

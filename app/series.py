@@ -33,15 +33,23 @@ class Series:
         self._raw, self._mean = _Thinner(), _Thinner()
         self._smoothed = _Smoothed()
 
+    def both(self) -> tuple[Integers, Floats]:
+        """Steps and values of one moment, equally many; not to be changed."""
+        with self._lock:
+            return self._both()
+
+    def _both(self) -> tuple[Integers, Floats]:
+        return self._steps[: self._size], self._values[: self._size]
+
     @property
     def steps(self) -> Integers:
-        """Optimizer steps, rising; not to be changed."""
-        return self._steps[: self._size]
+        """Optimizer steps, rising; not to be changed. Beside values, take `both`."""
+        return self.both()[0]
 
     @property
     def values(self) -> Floats:
-        """NaN where the value was not finite; not to be changed."""
-        return self._values[: self._size]
+        """NaN where the value was not finite; not to be changed. Beside steps, take `both`."""
+        return self.both()[1]
 
     def __len__(self) -> int:
         return self._size
@@ -52,8 +60,9 @@ class Series:
             end = self._size + len(steps)
             if end > len(self._steps):
                 room = max(end, 2 * len(self._steps))
-                self._steps = np.concatenate([self.steps, np.empty(room - self._size, np.int64)])
-                self._values = np.concatenate([self.values, np.empty(room - self._size)])
+                steps_now, values_now = self._both()
+                self._steps = np.concatenate([steps_now, np.empty(room - self._size, np.int64)])
+                self._values = np.concatenate([values_now, np.empty(room - self._size)])
             self._steps[self._size : end] = steps
             self._values[self._size : end] = values
             self._size = end
@@ -61,9 +70,10 @@ class Series:
     def cut_after(self, step: int) -> None:
         """Forget what lies beyond `step`: a resumed run does those steps again."""
         with self._lock:
-            keep = int(np.searchsorted(self.steps, step, side="right"))
+            steps, values = self._both()
+            keep = int(np.searchsorted(steps, step, side="right"))
             if keep < self._size:
-                self._steps, self._values = self.steps[:keep].copy(), self.values[:keep].copy()
+                self._steps, self._values = steps[:keep].copy(), values[:keep].copy()
                 self._size = keep
                 self._forget()
 
@@ -78,26 +88,30 @@ class Series:
 
     def bad_steps(self) -> list[int]:
         """Steps at which the value was not finite."""
-        return self.steps[np.isnan(self.values)].tolist()
+        steps, values = self.both()
+        return steps[np.isnan(values)].tolist()
 
     def last_mean(self) -> float | None:
         """The latest value of the smoothed curve."""
         with self._lock:
-            return _last_finite(self._smoothed.of(self.values))
+            return _last_finite(self._smoothed.of(self._both()[1]))
 
     def drawn(self, *, smoothed: bool = False) -> tuple[list[int], list[float]]:
         """At most LIMIT points, least and greatest of each stretch; a gap keeps its NaN."""
         with self._lock:
-            values = self._smoothed.of(self.values) if smoothed else self.values
+            steps, values = self._both()
+            if smoothed:
+                values = self._smoothed.of(values)
             keep = (self._mean if smoothed else self._raw).indices(values)
-            return self.steps[keep].tolist(), values[keep].tolist()
+            return steps[keep].tolist(), values[keep].tolist()
 
     def at(self, steps: Sequence[int]) -> Floats:
         """Values between the known ones at other steps, linearly; NaN before the first."""
-        known = ~np.isnan(self.values)
+        at, values = self.both()
+        known = ~np.isnan(values)
         if not known.any():
             return np.full(len(steps), math.nan)
-        return np.interp(steps, self.steps[known], self.values[known], left=math.nan)
+        return np.interp(steps, at[known], values[known], left=math.nan)
 
 
 def _last_finite(values: Floats) -> float | None:

@@ -17,6 +17,7 @@ from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.review import Review
 from advisor.rules.facts import Facts
+from app.cache import Asking
 
 _TEXT = ("model", "data", "task", "text_column", "label_column", "validation", "machine")
 _CHOICES = {"method": ("auto", "full", "lora", "qlora"), "goal": ("fastest", "smallest")}
@@ -30,8 +31,8 @@ class Answer:
 
     question: Question
     recommendation: Recommendation
-    whole: bool = True
-    """The plans beside the chosen one are there as well."""
+    rest: Asking | None = None
+    """Has the plans beside the chosen one later; None where they are there."""
 
 
 def language() -> str:
@@ -112,6 +113,7 @@ def keep_answer(answer: Answer, values: dict[str, str]) -> None:
     if last is None or last.question != answer.question:
         st.session_state["was"] = st.session_state.get("values", {})
     st.session_state["answer"] = answer
+    st.session_state.pop("given_up", None)
     asked, found = answer.question, answer.recommendation
     task = found.plan.task if found.plan else asked.task or TrainingPlan.task
     facts = Facts(machine=found.machine, model=found.model, data=found.data, task=task)
@@ -127,9 +129,22 @@ def methods(asked: Question) -> tuple[Method, ...]:
 
 
 def forget_answer() -> None:
-    """Solve again at the next run, e.g. after the machine was probed anew."""
-    st.session_state.pop("answer", None)
-    st.session_state.pop("given_up", None)
+    """Solve again at the next run, e.g. after the machine was probed anew.
+
+    What was worked out from the answer goes with it.
+    """
+    for name in ("answer", "given_up", "sweep", "elsewhere"):
+        st.session_state.pop(name, None)
+
+
+def asking() -> Asking | None:
+    """What this session asked last."""
+    return st.session_state.get("asking")
+
+
+def keep_asking(asked: Asking) -> None:
+    """Remember what is being worked out for this session, so that it can be given up."""
+    st.session_state["asking"] = asked
 
 
 def give_up(asked: Question) -> None:
@@ -181,14 +196,14 @@ def select_run(name: str | None) -> None:
     st.session_state["run"] = name
 
 
-def allow_start() -> None:
-    """One run may be started, from the dialog that opens now."""
-    st.session_state["may_start"] = True
+def allow_start(what: str = "run") -> None:
+    """One run, or one proof, may be started, from what is drawn now."""
+    st.session_state[f"may_start_{what}"] = True
 
 
-def take_start() -> bool:
-    """Whether a run may be started; a second click of a double click finds it taken."""
-    return st.session_state.pop("may_start", False)
+def take_start(what: str = "run") -> bool:
+    """Whether it may be started; a second click of a double click finds it taken."""
+    return st.session_state.pop(f"may_start_{what}", False)
 
 
 def compared_runs() -> list[str]:
@@ -227,6 +242,16 @@ def keep_opened(review: Review | None) -> None:
 def opened_files() -> int:
     """How many arguments files this session has opened."""
     return st.session_state.get("opened_files", 0)
+
+
+def keep_given_file(arguments: dict[str, Any] | None) -> None:
+    """Have the page review these arguments; None when it has."""
+    st.session_state["given_file"] = arguments
+
+
+def given_file() -> dict[str, Any] | None:
+    """The arguments that were read and not yet reviewed."""
+    return st.session_state.get("given_file")
 
 
 def refused_file() -> str | None:

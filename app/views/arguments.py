@@ -7,33 +7,17 @@ import streamlit as st
 
 from advisor import training_arguments
 from advisor.arguments import arguments_for
-from advisor.errors import AdvisorError, InputError
+from advisor.errors import InputError
 from advisor.export import export
-from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.review.names import known_fields
 from advisor.versions import installed
-from app import argument_rows, cache, forms, opened_file, plan_parts, state, texts
+from app import answering, argument_rows, opened_file, plan_parts, proving, state, texts
 from app.argument_card import argument_card
-from app.components import heading, headline
+from app.components import heading, headline, notice
 from app.texts import t
 
 ROW_HEIGHT, MOST_ROWS = 34, 16
-
-
-def answer(asked: Question) -> tuple[Recommendation | None, AdvisorError | None]:
-    """The last good answer, brought up to date, and why it could not be."""
-    last = state.last_answer()
-    if last is not None and last.question == asked:
-        return last.recommendation, None
-    try:
-        with st.spinner(t("headline.loading", lang)):
-            found = cache.whole(asked)
-    except AdvisorError as error:
-        return (last.recommendation if last else None), error
-    shown = {a.field: forms.format_value(a.field, a.value, lang, found.plan) for a in found.advice}
-    state.keep_answer(state.Answer(question=asked, recommendation=found), shown)
-    return found, None
 
 
 def written_by(found: Recommendation | None) -> tuple[dict[str, Any], InputError | None]:
@@ -134,10 +118,18 @@ def preview(found: Recommendation, written: dict[str, Any]) -> None:
 
 lang = state.language()
 asked = state.question()
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
+notice()
 top = st.container()
-found, error = answer(asked)
+verdict = st.container(
+    border=True,
+    horizontal=True,
+    horizontal_alignment="distribute",
+    vertical_alignment="center",
+    gap="small",
+    key="arguments_verdict",
+)
+last, error = answering.answer(asked, answering.Waiting(asked, top, (verdict,)))
+found = last.recommendation if last is not None else None
 written, refused = written_by(found)
 every = argument_rows.rows(found, written, asked, lang)
 with top:
@@ -152,14 +144,8 @@ with top:
         made_for = training_arguments.TRANSFORMERS_VERSION
         words = t("arguments.other_version", lang, table=made_for, installed=version)
         st.markdown(f":orange[:material/error: {words}]")
-with st.container(
-    border=True,
-    horizontal=True,
-    horizontal_alignment="distribute",
-    vertical_alignment="center",
-    gap="small",
-    key="arguments_verdict",
-):
+proof = None
+with verdict:
     if error is not None:
         plan_parts.problem_in_values(asked, error)
     elif found is not None and found.plan is None:
@@ -167,8 +153,12 @@ with st.container(
     elif refused is not None:
         plan_parts.problem_in_values(asked, refused)
     elif found is not None:
-        plan_parts.verdict_card(found)
+        proof = proving.latest(found)
+        plan_parts.verdict_card(found, proof)
+proving.panel(proof)
 opened = st.container()
+with opened:
+    opened_file.review_given()
 shown = filters(every)
 review = state.opened()
 if review is not None:
@@ -179,8 +169,9 @@ with left:
     if shown:
         table(shown)
     else:
-        words = texts.escape(st.session_state["arguments_search"])
-        st.markdown(t("arguments.none", lang, words=words))
+        words = st.session_state["arguments_search"].strip()
+        kind = "arguments.none" if words else "arguments.none.shown"
+        st.markdown(t(kind, lang, words=texts.escape(words)))
 with right:
     names = [row.name for row in shown]
     if shown:

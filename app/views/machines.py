@@ -2,9 +2,8 @@
 
 import streamlit as st
 
-from advisor.errors import AdvisorError
 from advisor.hardware.catalogue import accelerator_names
-from app import cache, machine_parts, state
+from app import answering, cache, machine_parts, state
 from app.components import headline
 from app.texts import t
 
@@ -13,23 +12,13 @@ asked = state.question()
 LIVE_SECONDS = 5
 
 top = st.container()
+waits = st.container()
 here = st.container()
 rest = st.container()
 
-last = state.last_answer()
-shown = last.recommendation if last is not None and last.question == asked else None
-error: AdvisorError | None = None
-if shown is None:
-    with top:
-        waiting = st.empty()
-    with waiting.container():
-        headline(t("machines.loading", lang), t("machines.loading.caption", lang))
-    try:
-        shown = cache.whole(asked)
-    except AdvisorError as problem:
-        error = problem
-    waiting.empty()
-
+waiting = answering.Waiting(asked, top, (waits,), words="machines.loading")
+last, error = answering.answer(asked, waiting)
+shown = last.recommendation if last is not None and error is None else None
 planned = shown is not None and shown.plan is not None
 found = machine_parts.known(asked, shown)
 complete = not planned or all(name in found for name in machine_parts.wanted(asked))

@@ -2,16 +2,15 @@
 
 import streamlit as st
 
-from advisor.errors import AdvisorError, InputError, WorkerError
-from app import cache, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
-from app.components import SOURCES, heading, headline
+from advisor.errors import InputError
+from app import answering, forms, plan_inputs, plan_parts, plan_values, proving, state, texts
+from app.components import SOURCES, heading, headline, notice
 from app.texts import t
 
 lang = state.language()
 asked = state.question()
 
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {texts.escape(sentence)}]")
+notice()
 top = st.container()
 grid = st.grid(3, min_column_width=300)
 slots = {place: grid.cell().empty() for place in plan_inputs.ICONS}
@@ -34,30 +33,15 @@ left, right = st.columns([10, 11], gap="medium")
 low_left, low_right = st.columns([10, 11], gap="medium")
 rest = st.container()
 
-error: AdvisorError | None = None
-last = state.last_answer()
-if state.is_given_up(asked):
-    error = WorkerError("worker.cancelled")
-elif last is None or last.question != asked:
-    waiting = plan_parts.Waiting(asked, top, (answer_card, left, right), slots)
-    if last is None:
-        waiting.open()
-    try:
-        if last is None:
-            cache.machine(refresh=True)  # what is free now, not when the server was started
-        recommendation, whole = cache.recommend(asked, waiting.show)
-    except AdvisorError as problem:
-        error = problem
-    else:
-        rows = {
-            a.field: forms.format_value(a.field, a.value, lang, recommendation.plan)
-            for a in recommendation.advice
-        }
-        last = state.Answer(question=asked, recommendation=recommendation, whole=whole)
-        state.keep_answer(last, rows)
-        if plan_parts.method_choices(asked) != offered:
-            st.rerun()  # the answer told what the knob may offer
-    waiting.close()
+waiting = answering.Waiting(
+    asked,
+    top,
+    (answer_card, left, right),
+    more=lambda: plan_inputs.loading_cards(slots, asked),
+)
+last, error = answering.answer(asked, waiting)
+if error is None and plan_parts.method_choices(asked) != offered:
+    st.rerun()  # the answer told what the knob may offer
 
 live = error is None
 shown = last.recommendation if last is not None else None
@@ -71,6 +55,7 @@ with top:
         headline(t("headline.problem", lang), t("headline.problem.caption", lang))
 input_error = error if isinstance(error, InputError) else None
 plan_inputs.input_cards(slots, asked, shown, input_error)
+proof = None
 with answer_card:
     if error is not None and (input_error is None or plan_inputs.problem_card(input_error) is None):
         plan_parts.problem_in_values(asked, error)
@@ -79,10 +64,10 @@ with answer_card:
     elif shown is not None and shown.plan is None:
         plan_parts.conflict_card(asked, shown)
     elif shown is not None:
-        plan_parts.verdict_card(shown)
-if live and shown is not None and shown.plan is not None:
-    with proof_slot:
-        proving.panel(proving.latest(shown))
+        proof = proving.latest(shown)
+        plan_parts.verdict_card(shown, proof)
+with proof_slot:
+    proving.panel(proof)
 
 if shown is not None:
     if not live:
@@ -101,7 +86,7 @@ if shown is not None:
             heading(t("values.pinned", lang))
             plan_values.pins(asked)
     with right:
-        plan_parts.memory_charts(shown, live=live)
+        plan_parts.memory_charts(shown, proof, live=live)
     map_slot = None
     if shown.plan is not None and live:
         with low_left:
@@ -109,10 +94,10 @@ if shown is not None:
             map_slot = st.skeleton(height=268)
         with low_right:
             heading(t("alternatives.title", lang))
-            if last is not None and last.whole:
+            if last is not None and last.rest is None:
                 plan_parts.alternatives(shown)
             else:
-                plan_parts.fill_in(asked)
+                answering.fill_in(asked)
     if others:
         half = (len(others) + 1) // 2
         with rest:
@@ -122,6 +107,6 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    if map_slot is not None and last is not None and last.whole:
+    if map_slot is not None and last is not None and last.rest is None:
         # Last, because it may take a while: the skeleton stands until then.
         plan_parts.batch_map(map_slot, asked, shown)

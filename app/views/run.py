@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app import launching, run_parts, run_source, run_texts, state
-from app.components import headline, read_whole
+from app.components import headline, notice, read_whole
 from app.run_texts import Run
 from app.texts import escape, t
 from trainer.runs import ACTIVE
@@ -13,8 +13,7 @@ name = state.selected_run()
 everything = [] if name else run_source.listed()
 run = run_source.find(name) if name else run_source.current(everything)
 
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {escape(sentence)}]")
+notice()
 if run is None:
     state.select_run(None)
     caption = t("run.missing", lang, name=escape(name)) if name else t("run.none.caption", lang)

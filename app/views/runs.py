@@ -3,13 +3,12 @@
 import streamlit as st
 
 from app import runs_parts, state
-from app.components import heading, read_whole
-from app.texts import escape, t
+from app.components import heading, notice, read_whole
+from app.texts import t
 from trainer.runs import ACTIVE
 
 lang = state.language()
-if sentence := state.notice():
-    st.markdown(f":red[:material/error: {escape(sentence)}]")
+notice()
 drawn_for = state.compared_runs()
 
 

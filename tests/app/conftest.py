@@ -387,6 +387,7 @@ def fake(monkeypatch) -> FakeAdvisor:
 
     fake = FakeAdvisor()
     monkeypatch.setattr(app.cache, "advisor", lambda: fake)
+    monkeypatch.setattr(app.cache, "probe_machine", lambda runs: fake.this_machine)
     return fake
 
 

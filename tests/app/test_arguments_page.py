@@ -8,6 +8,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import app
+from advisor.errors import InputError, WorkerError
+from advisor.recommend import Question
 
 MAIN = str(Path(app.__file__).parent / "main.py")
 TUTORIAL = {
@@ -58,6 +60,38 @@ def test_page_counts_shows_the_file_and_the_command(open_page, lang, words):
     assert file_of(at)["learning_rate"] == 2e-5
     assert "-m trainer" in at.code[-1].value
     assert not at.button(key="start").disabled
+
+
+def test_proof_that_was_started_here_is_shown_here(open_page, records, home):
+    from trainer import record
+
+    at = open_page()
+    assert not at.button(key="prove").disabled
+    assert "prove_cancel" not in {b.key for b in at.button}
+    directory = records.write_run(home, "p-proof", "running", steps=30)
+    record.update(directory, kind="proof", num_steps=3)
+    at.run()
+    assert not at.exception
+    assert at.button(key="prove").disabled
+    assert "Loading model and data" in shown(at)
+    assert "prove_cancel" in {b.key for b in at.button}
+
+
+def test_an_answer_that_was_given_up_is_not_asked_for_until_it_is_wanted(open_page, fake):
+    at = AppTest.from_file(MAIN, default_timeout=30)
+    at.session_state["given_up"] = Question()
+    at.run()
+    for page in ("arguments", "machines"):
+        at.switch_page(f"views/{page}.py").run()
+        assert not at.exception
+        assert fake.asked == []
+        assert WorkerError("worker.cancelled").sentence() in shown(at)
+    next(b for b in at.button if b.label == "Try again").click().run()
+    assert not at.exception
+    assert fake.probes == 1  # what is free now
+    at.switch_page("views/arguments.py").run()
+    assert fake.asked == [Question()]
+    assert file_of(at)["learning_rate"] == 2e-5
 
 
 def test_a_value_that_is_set_is_a_pin_and_is_solved_again(open_page, fake):
@@ -117,6 +151,17 @@ def test_a_search_without_a_match_says_so(open_page):
     assert "No argument here contains 'qqqq'" in shown(at)
 
 
+@pytest.mark.parametrize(
+    ("lang", "words"), [("en", "No argument is among"), ("zh", "其中没有参数")]
+)
+def test_a_choice_that_leaves_nothing_speaks_of_no_search(open_page, lang, words):
+    at = open_page(lang=lang)
+    at.segmented_control(key="arguments_show").set_value("pinned").run()
+    assert not at.exception
+    assert words in shown(at)
+    assert "''" not in shown(at)
+
+
 def test_only_what_differs_from_the_defaults(open_page):
     at = open_page()
     whole = file_of(at)
@@ -159,6 +204,23 @@ def test_no_text_and_no_json_are_refused_in_the_popover(open_page):
     at.button(key="open_read").click().run()
     assert not at.exception
     assert "line 1, column 2" in shown(at)
+
+
+def test_a_machine_that_is_not_there_is_no_fault_of_the_file(open_page, fake, monkeypatch):
+    real = fake.machine
+
+    def machine(name=None, *, refresh=False):
+        if name is not None:
+            raise InputError("No machine Abacus; give another.", field="machine")
+        return real(refresh=refresh)
+
+    monkeypatch.setattr(fake, "machine", machine)
+    at = open_page(machine="Abacus")
+    at.text_area(key="open_paste_0").set_value(json.dumps(TUTORIAL)).run()
+    at.button(key="open_read").click().run()
+    assert not at.exception
+    assert "**evaluation" in shown(at)
+    assert shown(at).count("No machine Abacus") == 1  # in place of the verdict
 
 
 def test_a_file_can_be_closed_without_taking_it_over(open_page, fake):

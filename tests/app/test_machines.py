@@ -96,6 +96,20 @@ def test_search_keeps_rows_with_all_words(open_machines):
     assert "No accelerator has" in shown(at)
 
 
+def test_a_selected_row_belongs_to_the_rows_it_was_selected_in(open_machines):
+    """Rows are selected by place, so other rows are another table."""
+    at = open_machines()
+    before = next(f for f in at.dataframe if "bandwidth" in f.value.columns).proto.id
+    at.run()
+    again = next(f for f in at.dataframe if "bandwidth" in f.value.columns).proto.id
+    at.text_input(key="machines_search").set_value("a100 80gb").run()
+    after = next(f for f in at.dataframe if "bandwidth" in f.value.columns)
+    assert before == again != after.proto.id
+    assert "machines_table_" in before
+    assert after.proto.placeholder == ""
+    assert after.proto.HasField("placeholder")
+
+
 def test_a_card_can_be_added(open_machines):
     at = open_machines()
     at.selectbox(key="machines_add").set_value("L40S").run()
@@ -147,6 +161,15 @@ def test_without_a_plan_machine_and_catalogue_still_show(open_machines):
     assert at.markdown[0].value == "# There is no plan to carry to other machines"
     assert "This machine now" in shown(at)
     assert set(the_table(at)["verdict"]) == {""}
+
+
+def test_looking_at_this_machine_leaves_the_one_that_answers_rest_on(open_machines, fake):
+    at = open_machines()
+    probed = fake.probes
+    at.button(key="refresh").click().run()
+    assert not at.exception
+    assert fake.probes == probed
+    assert len(fake.asked) == 1
 
 
 def test_a_new_question_forgets_the_old_answers(monkeypatch):

@@ -11,6 +11,7 @@ from advisor import events
 from advisor.plan import TrainingPlan
 from app import run_data
 from app.run_data import RunData, planned_rate
+from app.series import Series
 
 
 def write(path, *lines):
@@ -91,7 +92,7 @@ def test_read_in_pieces_is_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(run_data, "CHUNK_BYTES", 777)
     pieces = RunData(tmp_path)
     reads = 0
-    while pieces.update(max_seconds=0.0).share_read() < 1:
+    while pieces.update(max_seconds=1e-9).share_read() < 1:
         reads += 1
     assert reads > 50
     assert pieces.series.keys() == whole.series.keys()
@@ -101,6 +102,34 @@ def test_read_in_pieces_is_read_whole(tmp_path, monkeypatch):
     assert (pieces.num_events, pieces.step) == (whole.num_events, whole.step)
     assert pieces.active_seconds == whole.active_seconds
     assert {"eval_accuracy", "loss", "process_bytes"} <= set(whole.metrics())
+
+
+def test_names_are_listed_while_another_session_reads_a_new_series(tmp_path):
+    data = RunData(tmp_path)
+    write(tmp_path, log(1, 2.0))
+    data.update()
+
+    class Reads(Series):
+        """While its length is asked for, the file's next line is read."""
+
+        def __len__(self):
+            write(tmp_path, log(2, 2.0, note=1.0))
+            data.update()
+            return super().__len__()
+
+    data.series["loss"] = Reads([1], [2.0])
+    assert data.metrics() == ["loss"]
+    assert "note" in data.metrics()
+
+
+def test_without_time_left_only_the_first_chunk_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_data, "CHUNK_BYTES", 100)
+    write(tmp_path, *(log(s, 2.0) for s in range(50)))
+    data = RunData(tmp_path)
+    first = data.update(max_seconds=0.0).num_events
+    assert 0 < first < 50
+    assert data.update(max_seconds=0.0).num_events == first
+    assert data.update().num_events == 50
 
 
 def test_line_longer_than_a_chunk_is_read(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import math
 import random
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -57,6 +59,40 @@ def test_handed_out_values_do_not_change():
     series.cut_after(5)
     series.extend([6, 7], [2.0, 2.0])
     assert list(before) == [1.0] * 20
+
+
+def test_steps_and_values_are_of_one_moment_while_another_session_reads():
+    """Growing and cut at once by another thread: no reader sees more steps than values."""
+    series, done, wrong = Series(), threading.Event(), []
+
+    def look():
+        while not done.is_set():
+            try:
+                steps, values = series.both()
+                if len(steps) != len(values):
+                    wrong.append((len(steps), len(values)))
+                series.bad_steps()
+                series.at([3, 7])
+                series.highest()
+            except (IndexError, ValueError) as error:
+                wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        readers = [threading.Thread(target=look) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for begin in range(0, 30_000, 10):
+            series.extend(range(begin, begin + 10), [1.0, math.nan] * 5)
+            if begin % 1000 == 0:
+                series.cut_after(begin // 2)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        for reader in readers:
+            reader.join()
+    assert wrong == []
 
 
 def test_every_spike_and_gap_survives():
