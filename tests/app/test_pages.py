@@ -487,6 +487,9 @@ def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, fake
     class Refused:
         progress = None
 
+        def is_cancelled(self):
+            return False
+
         def done(self):
             raise InputError("measurements.busy", processors="1.9", names=["make (7)"])
 
