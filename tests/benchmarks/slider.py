@@ -1,4 +1,4 @@
-"""From releasing the length slider to the new answer on screen, in a real browser. Run alone; not part of `make bench` yet.
+"""From releasing the length slider to the new answer on screen, in a real browser; run it alone.
 
 The question is LoRA of an 8B model on an A100. A first move to every stop lets all profiles be
 traced; the moves after it are timed in the page itself, from the pointer's release to the change
