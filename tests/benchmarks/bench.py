@@ -18,7 +18,6 @@ import fit_times
 import fitcheck
 import formulas
 import latency
-import slider
 import tables
 import ticks
 from tables import Answer
@@ -76,7 +75,6 @@ def main() -> None:
         print(f"\n{latency.report()}")
         print(f"\n{ticks.report()}")
         print(f"\n{cpu_jobs.report()}")
-        print(f"\n{slider.report()}")
     print(f"\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
 
 

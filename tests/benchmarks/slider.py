@@ -1,8 +1,8 @@
-"""From releasing the length slider to the new answer on screen, in a real browser: `make bench`.
+"""From releasing the length slider to the new answer on screen, in a real browser; run it alone.
 
 The question is LoRA of an 8B model on an A100. A first move to every stop lets all profiles be
 traced; the moves after it are timed in the page itself, from the pointer's release to the change
-of the verdict's sentence. Needs the system's Chromium (CHROMIUM names another one).
+of where rows are cut in the answer. Needs the system's Chromium (CHROMIUM names another one).
 """
 
 import json
@@ -25,20 +25,24 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(
 MOVES = 40
 WHOLE = "[class*=st-key-map-]"
 """The last thing the page draws."""
-FIRST_MS, MOVE_MS = 180_000, 20_000
+FIRST_MS, MOVE_MS = 180_000, 60_000
 WATCH = """
 () => {
-  const sentence = () => document.querySelector('.st-key-verdict h2')?.innerText;
-  window.moved = null;
-  let released = null, before = null;
-  document.addEventListener('pointerup', () => {
-    released = performance.now(); before = sentence(); window.moved = null;
-  }, true);
-  new MutationObserver(() => {
-    if (released !== null && sentence() && sentence() !== before) {
-      requestAnimationFrame(() => { window.moved ??= performance.now() - released; });
+  const thumb = () =>
+    document.querySelector('.st-key-plan_length [data-testid=stSliderThumbValue]')?.innerText;
+  // the data card says where rows are cut in the answer that is shown
+  const answered = (value) => [...document.querySelectorAll('[data-testid=stCaptionContainer]')]
+    .some((line) => line.innerText.includes(` at ${value} `));
+  let released = null;
+  document.addEventListener('pointerdown', () => { window.moved = null; released = null; }, true);
+  document.addEventListener('pointerup', () => { released = performance.now(); }, true);
+  const look = () => {
+    if (released !== null && window.moved === null && answered(thumb().trim())) {
+      window.moved = performance.now() - released;
     }
-  }).observe(document.body, {subtree: true, childList: true, characterData: true});
+    requestAnimationFrame(look);
+  };
+  look();
 }
 """
 
@@ -94,7 +98,7 @@ def _measure(home: Path, moves: int) -> list[float]:
 
 
 def _move(tab: Any, rng: random.Random, moves: int) -> list[float]:
-    """Seconds of each timed move; every stop was visited before."""
+    """Milliseconds of each timed move; every stop was visited before."""
     tab.evaluate(WATCH)
     stops = [0.1, 0.3, 0.5, 0.7, 0.9]
     order = stops + stops + [rng.choice(stops) for _ in range(4 * moves)]
@@ -104,8 +108,8 @@ def _move(tab: Any, rng: random.Random, moves: int) -> list[float]:
         if stop == at:
             continue
         at = stop
-        box = tab.locator(".st-key-plan_length [role=slider]").locator("xpath=../..").bounding_box()
-        thumb = tab.locator(".st-key-plan_length [role=slider]").bounding_box()
+        box = tab.locator(".st-key-plan_length [role=group] > div").bounding_box()
+        thumb = tab.locator(".st-key-plan_length input").locator("xpath=../..").bounding_box()
         x, y = thumb["x"] + thumb["width"] / 2, thumb["y"] + thumb["height"] / 2
         tab.mouse.move(x, y)
         tab.mouse.down()
