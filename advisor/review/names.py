@@ -62,7 +62,7 @@ def _mend_former(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) 
     changes: dict[str, Any] = {}
     for new, converted in former.CONVERSIONS[name](value, given).items():
         old = given.get(new)
-        if new not in given or (new == "optim" and old in (None, "adamw_torch", "adamw_hf")):
+        if new not in given or _gives_way(name, old):
             changes[new] = converted
         elif isinstance(converted, dict) and isinstance(old, dict):
             changes[new] = {**converted, **old}
@@ -73,9 +73,16 @@ def _mend_former(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) 
         text = words("review.neighbour")
     else:
         text = words("review.former", last=last, version=training_arguments.TRANSFORMERS_VERSION)
-    is_lost = name == "warmup_ratio" and not changes and "warmup_steps" not in given and value
+    is_lost = name == "warmup_ratio" and not changes and not given.get("warmup_steps") and value
     do = training_arguments.RENAMED[name]
     draft.mend("error" if is_lost else "change", name, text, {name: None, **changes}, do)
+
+
+def _gives_way(name: str, new_value: Any) -> bool:
+    """Whether the former argument held in its releases, though today's name is there too."""
+    if name == "warmup_ratio":  # it is converted only where warmup_steps is 0, as to_dict() wrote
+        return True
+    return name == "adafactor" and new_value in (None, "adamw_torch", "adamw_hf")
 
 
 def _mend_unknown(draft: Draft, name: str) -> None:

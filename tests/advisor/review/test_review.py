@@ -138,7 +138,8 @@ def test_the_tables_of_old_names_agree():
 @pytest.mark.parametrize(
     ("given", "left"),
     [
-        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0.1}),
+        ({"warmup_steps": 0, "warmup_ratio": 0.0}, {"warmup_steps": 0}),
         ({"warmup_ratio": 0.1, "warmup_steps": 50}, {"warmup_steps": 50}),
         ({"warmup_ratio": 0.0}, {}),
         ({"warmup_ratio": None}, {}),
@@ -183,9 +184,10 @@ def test_values_are_converted(given, left):
 
 
 def test_a_warmup_ratio_of_one_or_more_is_not_taken_for_a_share():
-    finding = one(reviewed({"warmup_ratio": 10}), "warmup_ratio")
-    assert finding.severity == "error"
-    assert dict(finding.replacement) == {"warmup_ratio": None}
+    for more in ({}, {"warmup_steps": 0}):
+        finding = one(reviewed({"warmup_ratio": 10, **more}), "warmup_ratio")
+        assert finding.severity == "error"
+        assert dict(finding.replacement) == {"warmup_ratio": None}
 
 
 def test_unknown_names_come_with_the_nearest():
@@ -406,7 +408,7 @@ DUMP = {
     "past_index": -1,
     "ray_scope": "last",
     "save_safetensors": True,
-    "warmup_ratio": 0.0,
+    "warmup_ratio": 0.1,
     "mp_parameters": "",
     "deepspeed": None,
 }
@@ -434,6 +436,11 @@ for arguments in json.load(sys.stdin):
     results.append([f.to_dict()["text"] for f in result.findings])
 print(json.dumps(results))
 """
+
+
+def test_the_ratio_of_a_dump_outlives_its_zero_steps():
+    assert DUMP["warmup_steps"] == 0
+    assert review(DUMP, CPU, everything_installed).arguments["warmup_steps"] == DUMP["warmup_ratio"]
 
 
 def test_what_is_left_loads_in_the_installed_class():
