@@ -26,8 +26,8 @@ def mend_names(draft: Draft) -> None:
     for name, value in list(draft.values.items()):
         if not _is_finite(value):
             draft.mend("error", name, words("review.not_finite"), {name: None})
-    given = dict(draft.values)
-    for name, value in given.items():
+    given = {name: value for name, value in draft.values.items() if value is not None}
+    for name, value in list(draft.values.items()):
         if is_code(name):
             draft.mend("error", name, words("review.code"), {name: None})
         elif name in NEVER_WRITTEN:
@@ -59,6 +59,7 @@ def _mend_never_written(draft: Draft, name: str, value: Any) -> None:
 
 
 def _mend_former(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
+    """Convert one former argument; `given` is the file without its nulls, which say nothing."""
     changes: dict[str, Any] = {}
     for new, converted in former.CONVERSIONS[name](value, given).items():
         old = given.get(new)
@@ -82,7 +83,9 @@ def _gives_way(name: str, new_value: Any) -> bool:
     """Whether the former argument held in its releases, though today's name is there too."""
     if name == "warmup_ratio":  # it is converted only where warmup_steps is 0, as to_dict() wrote
         return True
-    return name == "adafactor" and new_value in (None, "adamw_torch", "adamw_hf")
+    if name in ("per_gpu_train_batch_size", "per_gpu_eval_batch_size"):  # the first that was set
+        return True
+    return name == "adafactor" and new_value in ("adamw_torch", "adamw_hf")
 
 
 def _mend_unknown(draft: Draft, name: str) -> None:

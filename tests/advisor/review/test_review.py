@@ -177,6 +177,16 @@ def test_the_tables_of_old_names_agree():
          {"dtype": "bfloat16", "max_seq_length": 128}),
         ({"gradient_checkpointing": True, "activation_checkpointing": False},
          {"activation_checkpointing": False}),
+        ({"gradient_checkpointing": True, "activation_checkpointing": None},
+         {"activation_checkpointing": True}),
+        ({"evaluation_strategy": "steps", "eval_strategy": None}, {"eval_strategy": "steps"}),
+        ({"sharded_ddp": "simple", "fsdp": None}, {"fsdp": True}),
+        ({"per_gpu_train_batch_size": 4, "per_device_train_batch_size": 8},
+         {"per_device_train_batch_size": 4}),
+        ({"per_gpu_eval_batch_size": None, "per_device_eval_batch_size": 8},
+         {"per_device_eval_batch_size": 8}),
+        ({"per_gpu_train_batch_size": 0, "per_device_train_batch_size": 8},
+         {"per_device_train_batch_size": 8}),
     ],
 )  # fmt: skip
 def test_values_are_converted(given, left):
