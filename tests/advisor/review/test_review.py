@@ -15,6 +15,7 @@ from advisor.errors import InputError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import LANGUAGES
 from advisor.review import former, proven, read_arguments, read_arguments_file, review
+from advisor.rules import optimizer
 
 GPU = Machine(
     name="t4",
@@ -333,6 +334,14 @@ def test_packages_that_are_missing_are_named():
     assert result.arguments == {"report_to": "none", "optim": "adamw_torch_fused"}
     assert "bitsandbytes" in one(result, "optim").to_dict()["text"]
     assert reviewed({"optim": "paged_adamw_8bit"}).findings == ()
+
+
+@pytest.mark.parametrize("optim", training_arguments.fields()["optim"].choices)
+def test_an_optimizer_stays_where_its_package_is_installed_or_none_is_needed(optim):
+    package = optimizer.PACKAGES.get(optim)
+    alone = reviewed({"optim": optim}, None, nothing_installed).arguments["optim"]
+    assert alone == ("adamw_torch_fused" if package else optim)
+    assert reviewed({"optim": optim}, None, lambda name: name == package).findings == ()
 
 
 def test_emulated_bf16_is_a_remark_not_a_change():
