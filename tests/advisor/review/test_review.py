@@ -15,6 +15,7 @@ from advisor.errors import InputError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import LANGUAGES
 from advisor.review import former, proven, read_arguments, read_arguments_file, review
+from advisor.review.better import suggestions
 from advisor.rules import optimizer
 
 GPU = Machine(
@@ -510,12 +511,11 @@ def test_command_line_prints_findings_and_arguments(tmp_path, capsys, monkeypatc
     assert "add --model" in capsys.readouterr().err
 
 
-def test_suggestions_name_value_reason_and_source():
+def recommendation(model_type="llama"):
     from advisor.locale import Message
     from advisor.model import ModelDescription
     from advisor.plan import TrainingPlan
     from advisor.recommendation import Advice, Recommendation
-    from advisor.review.better import suggestions
 
     plan = TrainingPlan(per_device_train_batch_size=8, gradient_accumulation_steps=2, use_cpu=True)
     values = {"learning_rate": 1e-3, "effective_batch_size": 16, "warmup_steps": 0.03,
@@ -526,15 +526,18 @@ def test_suggestions_name_value_reason_and_source():
         for n, v in values.items()
     )
     model = ModelDescription(
-        name="m", path="/m", config={"model_type": "llama"}, model_type="llama",
+        name="m", path="/m", config={"model_type": model_type}, model_type=model_type,
         architecture="LlamaForCausalLM", num_parameters=10**6,
     )  # fmt: skip
-    recommendation = Recommendation(
+    return Recommendation(
         plan=plan, advice=advice, memory=None, time=None, alternatives=(), conflicts=(),
         machine=CPU, model=model, data=None, versions={},
     )  # fmt: skip
+
+
+def test_suggestions_name_value_reason_and_source():
     given = {"per_device_train_batch_size": 64, "max_seq_length": 512}
-    by_field = {f.field: f for f in suggestions(given, recommendation)}
+    by_field = {f.field: f for f in suggestions(given, recommendation())}
     assert set(by_field) == {
         "learning_rate",
         "per_device_train_batch_size",
@@ -547,4 +550,21 @@ def test_suggestions_name_value_reason_and_source():
     assert "arXiv" in rate.reference
     assert rate.to_dict()["reason"]
     good = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "warmup_steps": 0.1}
-    assert suggestions(good, recommendation) == ()
+    assert suggestions(good, recommendation()) == ()
+
+
+def test_the_rate_is_judged_for_the_optimizer_of_the_file():
+    good = {"per_device_train_batch_size": 16, "warmup_steps": 0.1}
+    lion = {**good, "optim": "lion_32bit"}
+    assert suggestions({**lion, "learning_rate": 2e-4}, recommendation()) == ()
+    (found,) = suggestions({**lion, "learning_rate": 1e-3}, recommendation())
+    assert dict(found.replacement) == {"learning_rate": 2e-4}
+    assert found.reason.id == "rate.lion"
+    assert suggestions({**good, "optim": "sgd", "learning_rate": 0.1}, recommendation()) == ()
+
+
+def test_adafactor_of_t5_needs_no_warmup():
+    asked = {"per_device_train_batch_size": 16, "warmup_steps": 0, "learning_rate": 1e-3}
+    fields = [f.field for f in suggestions(asked, recommendation("t5"))]
+    assert fields == ["warmup_steps"]
+    assert suggestions({**asked, "optim": "adafactor"}, recommendation("t5")) == ()
