@@ -507,8 +507,11 @@ def test_command_line_prints_findings_and_arguments(tmp_path, capsys, monkeypatc
     assert cli.main(["review", str(path), "--lang", "zh"]) == 0
     text = capsys.readouterr().out
     assert "请写 eval_strategy" in text
-    assert cli.main(["review", str(path), "--data", "demo"]) == 2
-    assert "add --model" in capsys.readouterr().err
+    for option, value in (("--data", "demo"), ("--task", "causal-lm")):
+        assert cli.main(["review", str(path), option, value]) == 2
+        said = capsys.readouterr().err
+        assert f"{option} is judged together" in said
+        assert "add --model" in said
 
 
 def recommendation(model_type="llama"):
