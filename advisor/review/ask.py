@@ -61,12 +61,15 @@ def with_advice(
 def _asked(review: Review, question: Question) -> tuple[Question, tuple[InputError, ...]]:
     """What the file asks of the question's model, data and task, and what no plan can hold.
 
-    A file that names no method trains every weight.
+    A file that names no method trains every weight. Its columns are those of its own rows.
     """
     if question.method == "auto":
         question = dataclasses.replace(question, method="full")
     asked, refused = question_from(review.arguments, question)
-    kept = {name: getattr(question, name) for name in ("model", "data", "task")}
+    names = ["model", "data", "task"]
+    if asked.data != question.data:
+        names += ["validation", "text_column", "label_column"]
+    kept = {name: getattr(question, name) for name in names}
     return dataclasses.replace(asked, **kept), refused
 
 

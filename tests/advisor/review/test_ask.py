@@ -12,6 +12,12 @@ from advisor.review import Review
 from advisor.review.ask import with_advice
 from tests.advisor.fakes import model
 
+ROWS = {
+    "train_file": "theirs.csv",
+    "validation_file": "held_out.csv",
+    "text_column": "body",
+}
+
 
 class Asked:
     """Remembers the questions; answers that no plan fits, or refuses."""
@@ -51,6 +57,16 @@ def test_values_are_judged_for_the_method_of_the_file(arguments, method):
     best, held = questions(arguments)
     assert (best.method, held.method) == (method, method)
     assert best == dataclasses.replace(held, pins={})
+
+
+def test_columns_of_the_file_are_for_its_own_rows():
+    for asked in questions(ROWS):
+        assert asked.data == "ours.csv"
+        assert (asked.validation, asked.text_column, asked.label_column) == (None, None, None)
+    for asked in questions(ROWS, label_column="mood", validation="our_held_out.csv"):
+        assert (asked.validation, asked.label_column) == ("our_held_out.csv", "mood")
+    for asked in questions(ROWS, data="theirs.csv"):
+        assert (asked.validation, asked.text_column) == ("held_out.csv", "body")
 
 
 def test_a_method_that_the_machine_cannot_is_a_finding_and_other_errors_are_raised():
