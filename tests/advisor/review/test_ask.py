@@ -1,4 +1,4 @@
-"""What a review asks: the method and columns of the file, for the model and data of the question."""
+"""What a review asks: method and columns of the file, model and data of the question."""
 
 import dataclasses
 
