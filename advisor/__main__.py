@@ -172,8 +172,9 @@ def _review(args: argparse.Namespace) -> int:
     from advisor.review.ask import with_advice
 
     document = read_arguments_file(args.file)
-    if args.model is None and args.data is not None:
-        raise InputError("advisor.review_needs_model", field="model")
+    for option in ("data", "task"):
+        if args.model is None and getattr(args, option) is not None:
+            raise InputError("advisor.review_needs_model", option=f"--{option}", field="model")
     if args.model is None:
         result = review(document, probe_machine())
     else:

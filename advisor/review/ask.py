@@ -25,11 +25,15 @@ def with_advice(
     Raises:
         InputError: the model or the data cannot be read.
     """
-    best = advisor.recommend(dataclasses.replace(question, pins={}), on_progress=on_progress)
-    more = list(suggestions(review.arguments, best))
-    asked, refused = question_from(review.arguments, question)
-    more += [_refused(error) for error in refused]
-    asked = dataclasses.replace(asked, model=question.model, data=question.data, task=question.task)
+    asked, refused = _asked(review, question)
+    more = [_refused(error) for error in refused]
+    try:
+        best = advisor.recommend(dataclasses.replace(asked, pins={}), on_progress=on_progress)
+    except InputError as error:
+        if error.field != "method":
+            raise
+        return review.with_findings((*more, _refused(error)))
+    more += suggestions(review.arguments, best)
     try:
         found = advisor.recommend(asked, on_progress=on_progress)
     except InputError as error:
@@ -52,6 +56,21 @@ def with_advice(
                 )
             )
     return review.with_findings(tuple(more))
+
+
+def _asked(review: Review, question: Question) -> tuple[Question, tuple[InputError, ...]]:
+    """What the file asks of the question's model, data and task, and what no plan can hold.
+
+    A file that names no method trains every weight. Its columns are those of its own rows.
+    """
+    if question.method == "auto":
+        question = dataclasses.replace(question, method="full")
+    asked, refused = question_from(review.arguments, question)
+    names = ["model", "data", "task"]
+    if asked.data != question.data:
+        names += ["validation", "text_column", "label_column"]
+    kept = {name: getattr(question, name) for name in names}
+    return dataclasses.replace(asked, **kept), refused
 
 
 def _refused(error: InputError) -> Finding:

@@ -11,6 +11,7 @@ from advisor.recommendation import Advice, Recommendation
 from advisor.review.finding import Finding, to_do
 from advisor.review.names import known_fields
 from advisor.rules import learning
+from advisor.rules.advice import rate_reason
 from advisor.rules.facts import Facts
 
 FAR_RATE = 3
@@ -26,7 +27,7 @@ def suggestions(
 
     Args:
         arguments: the mended arguments.
-        recommendation: for the same model and data, with nothing pinned.
+        recommendation: for the same model, data and method, with nothing pinned.
     """
     plan = recommendation.plan
     if plan is None:
@@ -35,7 +36,7 @@ def suggestions(
     found = [
         _rate(arguments, recommendation, advice["learning_rate"]),
         _batch(arguments, recommendation, advice["effective_batch_size"]),
-        _warmup(arguments, advice["warmup_steps"]),
+        _warmup(arguments, recommendation, advice["warmup_steps"]),
         _precision(arguments, advice),
         _length(arguments, advice["max_length"]),
     ]
@@ -70,27 +71,31 @@ def _effective(arguments: Mapping[str, Any], devices: int) -> int:
     return micro * _got(arguments, "gradient_accumulation_steps") * devices
 
 
-def _rate(
-    arguments: Mapping[str, Any], recommendation: Recommendation, advice: Advice
-) -> Finding | None:
-    """The rate is judged at the batch of the file, not at ours."""
-    plan = recommendation.plan
-    assert plan is not None
-    facts = Facts(
+def _facts(recommendation: Recommendation, task: str) -> Facts:
+    return Facts(
         machine=recommendation.machine,
         model=recommendation.model,
         data=recommendation.data,
-        task=plan.task,
+        task=task,
     )
-    rate = learning.learning_rate(facts, plan.method, _effective(arguments, plan.devices))
+
+
+def _rate(
+    arguments: Mapping[str, Any], recommendation: Recommendation, advice: Advice
+) -> Finding | None:
+    """The rate is judged at the batch and for the optimizer of the file, not at ours.
+
+    SGD has no recipe, so that none of its rates is far from one.
+    """
+    plan = recommendation.plan
+    assert plan is not None
+    facts, batch = _facts(recommendation, plan.task), _effective(arguments, plan.devices)
+    rate = learning.learning_rate(facts, plan.method, batch, _got(arguments, "optim"))
     given, best = _got(arguments, "learning_rate"), rate.value
-    if best / FAR_RATE <= given <= best * FAR_RATE:
+    if rate.kind == "sgd" or best / FAR_RATE <= given <= best * FAR_RATE:
         return None
-    params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
-    key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
-    advice = dataclasses.replace(
-        advice, reason=Message(id=key, params=params), reference=rate.base.reference
-    )
+    reason, _, reference = rate_reason(rate)
+    advice = dataclasses.replace(advice, reason=reason, reference=reference)
     value = units.format_learning_rate(given)
     return _better(arguments, "learning_rate", {"learning_rate": best}, advice, value)
 
@@ -110,7 +115,19 @@ def _batch(
     return dataclasses.replace(finding, text=words("review.batch", given=given, best=best))
 
 
-def _warmup(arguments: Mapping[str, Any], advice: Advice) -> Finding | None:
+def _warmup(
+    arguments: Mapping[str, Any], recommendation: Recommendation, advice: Advice
+) -> Finding | None:
+    """The recipe of the file's optimizer says whether there is a warm-up."""
+    plan = recommendation.plan
+    assert plan is not None
+    facts, optim = _facts(recommendation, plan.task), _got(arguments, "optim")
+    if optim != plan.optim:
+        updates = plan.optimizer_steps(facts.num_rows())
+        plan = plan.replace(warmup_steps=learning.warmup_steps(facts, plan.method, updates, optim))
+        params = {"steps": plan.warmup_updates(facts.num_rows())}
+        reason = Message(id="why.warmup_steps", params=params)
+        advice = dataclasses.replace(advice, value=plan.warmup_steps, reason=reason)
     given, schedule = _got(arguments, "warmup_steps"), _got(arguments, "lr_scheduler_type")
     if given or not advice.value:
         return None

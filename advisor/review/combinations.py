@@ -10,12 +10,15 @@ from advisor.errors import words
 from advisor.hardware.machine import Machine
 from advisor.review.finding import Draft
 from advisor.review.names import known_fields
+from advisor.rules import optimizer
 
 NEEDED_PACKAGES = {
     "deepspeed": ("deepspeed",),
     "use_liger_kernel": ("liger_kernel",),
 }
 """Argument -> package that it fails without."""
+DISTRIBUTIONS = {"optimi": "torch-optimi"}
+"""Module -> what is installed for it, where that is another name."""
 TRACKERS = {
     "wandb": ("wandb",),
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -173,11 +176,9 @@ def _packages(draft: Draft, got: Got, is_installed: Callable[[str], bool]) -> No
             text = words("review.package", package=packages[0])
             draft.mend("error", name, text, {name: None})
     optim = got("optim")
-    needs = "bitsandbytes" if optim.endswith(("8bit", "32bit", "bnb")) or "bnb" in optim else None
-    if optim == "adamw_torch_8bit":
-        needs = "torchao"
+    needs = optimizer.PACKAGES.get(optim)
     if needs and not is_installed(needs):
-        text = words("review.package", package=needs)
+        text = words("review.package", package=DISTRIBUTIONS.get(needs, needs))
         default = training_arguments.fields()["optim"].default
         draft.mend("error", "optim", text, {"optim": default})
     trackers = got("report_to")

@@ -30,6 +30,11 @@ def _as(name: str) -> Convert:
     return lambda value, _: {} if value is None else {name: value}
 
 
+def _per_device(name: str) -> Convert:
+    """4.x took per_device_* where per_gpu_* was null or 0."""
+    return lambda value, _: {name: value} if value else {}
+
+
 def _if_on(name: str, written: Any) -> Convert:
     return lambda value, _: {name: written} if _is_on(value) else {}
 
@@ -132,8 +137,8 @@ CONVERSIONS: dict[str, Convert] = {
     "no_cuda": _as("use_cpu"),
     "overwrite_output_dir": _nothing,
     "past_index": _nothing,
-    "per_gpu_eval_batch_size": _as("per_device_eval_batch_size"),
-    "per_gpu_train_batch_size": _as("per_device_train_batch_size"),
+    "per_gpu_eval_batch_size": _per_device("per_device_eval_batch_size"),
+    "per_gpu_train_batch_size": _per_device("per_device_train_batch_size"),
     "push_to_hub_model_id": _hub_id,
     "push_to_hub_organization": _hub_id,
     "push_to_hub_token": _nothing,

@@ -26,8 +26,8 @@ def mend_names(draft: Draft) -> None:
     for name, value in list(draft.values.items()):
         if not _is_finite(value):
             draft.mend("error", name, words("review.not_finite"), {name: None})
-    given = dict(draft.values)
-    for name, value in given.items():
+    given = {name: value for name, value in draft.values.items() if value is not None}
+    for name, value in list(draft.values.items()):
         if is_code(name):
             draft.mend("error", name, words("review.code"), {name: None})
         elif name in NEVER_WRITTEN:
@@ -59,10 +59,11 @@ def _mend_never_written(draft: Draft, name: str, value: Any) -> None:
 
 
 def _mend_former(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
+    """Convert one former argument; `given` is the file without its nulls, which say nothing."""
     changes: dict[str, Any] = {}
     for new, converted in former.CONVERSIONS[name](value, given).items():
         old = given.get(new)
-        if new not in given or (new == "optim" and old in (None, "adamw_torch", "adamw_hf")):
+        if new not in given or _gives_way(name, old):
             changes[new] = converted
         elif isinstance(converted, dict) and isinstance(old, dict):
             changes[new] = {**converted, **old}
@@ -73,9 +74,18 @@ def _mend_former(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) 
         text = words("review.neighbour")
     else:
         text = words("review.former", last=last, version=training_arguments.TRANSFORMERS_VERSION)
-    is_lost = name == "warmup_ratio" and not changes and "warmup_steps" not in given and value
+    is_lost = name == "warmup_ratio" and not changes and not given.get("warmup_steps") and value
     do = training_arguments.RENAMED[name]
     draft.mend("error" if is_lost else "change", name, text, {name: None, **changes}, do)
+
+
+def _gives_way(name: str, new_value: Any) -> bool:
+    """Whether the former argument held in its releases, though today's name is there too."""
+    if name == "warmup_ratio":  # it is converted only where warmup_steps is 0, as to_dict() wrote
+        return True
+    if name in ("per_gpu_train_batch_size", "per_gpu_eval_batch_size"):  # the first that was set
+        return True
+    return name == "adafactor" and new_value in ("adamw_torch", "adamw_hf")
 
 
 def _mend_unknown(draft: Draft, name: str) -> None:

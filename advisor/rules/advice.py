@@ -150,13 +150,7 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
         )
     if name == "learning_rate":
         batch = plan.effective_batch_size()
-        rate = learning.learning_rate(facts, plan.method, batch, plan.optim)
-        key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
-        if rate.kind in ("sgd", "lion"):
-            key, rule = f"rate.{rate.kind}", "R-LR-02" if rate.kind == "sgd" else "R-LR-10"
-            return Message(id=key, params={}), rule, rate.base.reference
-        params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
-        return Message(id=key, params=params), "R-LR-01", rate.base.reference
+        return rate_reason(learning.learning_rate(facts, plan.method, batch, plan.optim))
     if name == "attn_implementation" and not facts.model.has_sdpa:
         return Message(id="attention.eager"), None, None
     if name == "optim":
@@ -192,6 +186,16 @@ def _reason(facts: Facts, plan: TrainingPlan, name: str) -> tuple[Message, str |
             None,
         )
     return Message(id=f"why.{name}"), None, None
+
+
+def rate_reason(rate: learning.LearningRate) -> tuple[Message, str, str]:
+    """Why a learning rate is what it is: (sentence, id of the rule, where it was read)."""
+    if rate.kind in ("sgd", "lion"):
+        rule = "R-LR-02" if rate.kind == "sgd" else "R-LR-10"
+        return Message(id=f"rate.{rate.kind}"), rule, rate.base.reference
+    key = "rate.recipe" if rate.factor == 1 else "rate.scaled"
+    params = {"rate": rate.base_rate, "batch": rate.base.effective_batch_size}
+    return Message(id=key, params=params), "R-LR-01", rate.base.reference
 
 
 def _counterfactual(

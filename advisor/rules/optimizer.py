@@ -33,10 +33,34 @@ class Reason:
     reference: str
 
 
+_OF_PACKAGES = {
+    "bitsandbytes": (
+        EIGHT_BIT, "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix",
+        "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "lion_32bit", "lion_8bit",
+        "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
+        "rmsprop_bnb_32bit",
+    ),
+    "torchao": ("adamw_torch_4bit", "adamw_torch_8bit"),
+    "galore_torch": (
+        "galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise",
+        "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
+    ),
+    "apollo_torch": ("apollo_adamw", "apollo_adamw_layerwise"),
+    "lomo_optim": ("lomo", "adalomo"),
+    "grokadamw": ("grokadamw",),
+    "schedulefree": ("schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"),
+    "optimi": ("stable_adamw",),
+    "torchdistx": ("adamw_anyprecision",),
+    "torch_xla": ("adamw_torch_xla",),
+    "torch_npu": ("adamw_torch_npu_fused",),
+}  # fmt: skip
+PACKAGES = {optim: package for package, names in _OF_PACKAGES.items() for optim in names}
+"""`optim` -> the module that Trainer imports for it; absent: torch and transformers have it."""
+
+
 def needs_bitsandbytes(optim: str) -> bool:
     """Whether Trainer takes it from the package bitsandbytes."""
-    started = optim.startswith(("paged_", "lion_", "ademamix", "rmsprop_bnb"))
-    return started or optim in (EIGHT_BIT, "adamw_8bit")
+    return PACKAGES.get(optim) == "bitsandbytes"
 
 
 def kind(facts: Facts, optim: str) -> Kind:

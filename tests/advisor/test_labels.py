@@ -6,6 +6,7 @@ import pytest
 
 from advisor.errors import InputError
 from advisor.infer import infer_task
+from advisor.labels import name_of
 from advisor.rows import column_names, load_rows
 
 TASK = "text-classification"
@@ -56,6 +57,8 @@ def test_names_are_sorted_and_counted_over_the_training_rows(tmp_path):
         (["no", "yes", "10"], ("10", "no", "yes")),
         (["007", "8"], ("007", "8")),
         ([" yes ", "no"], ("no", "yes")),
+        (["²", "1"], ("1", "²")),
+        (["1", "--5"], ("--5", "1")),
     ],
 )
 def test_whole_numbers_go_by_value_and_words_by_letter(tmp_path, values, names):
@@ -108,6 +111,11 @@ def test_an_empty_label_is_refused_with_its_row(tmp_path):
     lines = [{"text": "one", "label": 1}, {"text": "two", "label": None}]
     path = write(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, lines)))
     assert "Row 2 " in str(refusal(path))
+
+
+def test_nan_is_an_empty_label_and_its_name_is_one():
+    assert name_of(float("nan")) is None
+    assert name_of("nan") == "nan"
 
 
 def test_numbers_with_decimals_are_refused_as_regression(tmp_path):

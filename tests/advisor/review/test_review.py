@@ -23,6 +23,7 @@ from advisor.recommendation import Advice, Recommendation
 from advisor.review import former, proven, read_arguments, read_arguments_file, review
 from advisor.review.better import suggestions
 from advisor.review.pins import question_from
+from advisor.rules import optimizer
 
 GPU = Machine(
     name="t4",
@@ -146,7 +147,8 @@ def test_the_tables_of_old_names_agree():
 @pytest.mark.parametrize(
     ("given", "left"),
     [
-        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0.1}),
+        ({"warmup_steps": 0, "warmup_ratio": 0.0}, {"warmup_steps": 0}),
         ({"warmup_ratio": 0.1, "warmup_steps": 50}, {"warmup_steps": 50}),
         ({"warmup_ratio": 0.0}, {}),
         ({"warmup_ratio": None}, {}),
@@ -184,6 +186,16 @@ def test_the_tables_of_old_names_agree():
          {"dtype": "bfloat16", "max_seq_length": 128}),
         ({"gradient_checkpointing": True, "activation_checkpointing": False},
          {"activation_checkpointing": False}),
+        ({"gradient_checkpointing": True, "activation_checkpointing": None},
+         {"activation_checkpointing": True}),
+        ({"evaluation_strategy": "steps", "eval_strategy": None}, {"eval_strategy": "steps"}),
+        ({"sharded_ddp": "simple", "fsdp": None}, {"fsdp": True}),
+        ({"per_gpu_train_batch_size": 4, "per_device_train_batch_size": 8},
+         {"per_device_train_batch_size": 4}),
+        ({"per_gpu_eval_batch_size": None, "per_device_eval_batch_size": 8},
+         {"per_device_eval_batch_size": 8}),
+        ({"per_gpu_train_batch_size": 0, "per_device_train_batch_size": 8},
+         {"per_device_train_batch_size": 8}),
     ],
 )  # fmt: skip
 def test_values_are_converted(given, left):
@@ -191,9 +203,10 @@ def test_values_are_converted(given, left):
 
 
 def test_a_warmup_ratio_of_one_or_more_is_not_taken_for_a_share():
-    finding = one(reviewed({"warmup_ratio": 10}), "warmup_ratio")
-    assert finding.severity == "error"
-    assert dict(finding.replacement) == {"warmup_ratio": None}
+    for more in ({}, {"warmup_steps": 0}):
+        finding = one(reviewed({"warmup_ratio": 10, **more}), "warmup_ratio")
+        assert finding.severity == "error"
+        assert dict(finding.replacement) == {"warmup_ratio": None}
 
 
 def test_unknown_names_come_with_the_nearest():
@@ -331,6 +344,14 @@ def test_packages_that_are_missing_are_named():
     assert reviewed({"optim": "paged_adamw_8bit"}).findings == ()
 
 
+@pytest.mark.parametrize("optim", training_arguments.fields()["optim"].choices)
+def test_an_optimizer_stays_where_its_package_is_installed_or_none_is_needed(optim):
+    package = optimizer.PACKAGES.get(optim)
+    alone = reviewed({"optim": optim}, None, nothing_installed).arguments["optim"]
+    assert alone == ("adamw_torch_fused" if package else optim)
+    assert reviewed({"optim": optim}, None, lambda name: name == package).findings == ()
+
+
 def test_emulated_bf16_is_a_remark_not_a_change():
     result = reviewed({"bf16": True}, GPU)
     assert result.arguments == {"bf16": True}
@@ -414,7 +435,7 @@ DUMP = {
     "past_index": -1,
     "ray_scope": "last",
     "save_safetensors": True,
-    "warmup_ratio": 0.0,
+    "warmup_ratio": 0.1,
     "mp_parameters": "",
     "deepspeed": None,
 }
@@ -442,6 +463,11 @@ for arguments in json.load(sys.stdin):
     results.append([f.to_dict()["text"] for f in result.findings])
 print(json.dumps(results))
 """
+
+
+def test_the_ratio_of_a_dump_outlives_its_zero_steps():
+    assert DUMP["warmup_steps"] == 0
+    assert review(DUMP, CPU, everything_installed).arguments["warmup_steps"] == DUMP["warmup_ratio"]
 
 
 def test_what_is_left_loads_in_the_installed_class():
@@ -488,8 +514,11 @@ def test_command_line_prints_findings_and_arguments(tmp_path, capsys, monkeypatc
     assert cli.main(["review", str(path), "--lang", "zh"]) == 0
     text = capsys.readouterr().out
     assert "请写 eval_strategy" in text
-    assert cli.main(["review", str(path), "--data", "demo"]) == 2
-    assert "add --model" in capsys.readouterr().err
+    for option, value in (("--data", "demo"), ("--task", "causal-lm")):
+        assert cli.main(["review", str(path), option, value]) == 2
+        said = capsys.readouterr().err
+        assert f"{option} is judged together" in said
+        assert "add --model" in said
 
 
 def _classified():
@@ -536,7 +565,7 @@ def test_columns_of_the_former_data_do_not_stay():
     assert (asked.text_column, asked.label_column) == ("body", "mood")
 
 
-def test_suggestions_name_value_reason_and_source():
+def recommendation(model_type="llama"):
     plan = TrainingPlan(per_device_train_batch_size=8, gradient_accumulation_steps=2, use_cpu=True)
     values = {"learning_rate": 1e-3, "effective_batch_size": 16, "warmup_steps": 0.03,
               "max_length": 1024}  # fmt: skip
@@ -546,15 +575,18 @@ def test_suggestions_name_value_reason_and_source():
         for n, v in values.items()
     )
     model = ModelDescription(
-        name="m", path="/m", config={"model_type": "llama"}, model_type="llama",
+        name="m", path="/m", config={"model_type": model_type}, model_type=model_type,
         architecture="LlamaForCausalLM", num_parameters=10**6,
     )  # fmt: skip
-    recommendation = Recommendation(
+    return Recommendation(
         plan=plan, advice=advice, memory=None, time=None, alternatives=(), conflicts=(),
         machine=CPU, model=model, data=None, versions={},
     )  # fmt: skip
+
+
+def test_suggestions_name_value_reason_and_source():
     given = {"per_device_train_batch_size": 64, "max_seq_length": 512}
-    by_field = {f.field: f for f in suggestions(given, recommendation)}
+    by_field = {f.field: f for f in suggestions(given, recommendation())}
     assert set(by_field) == {
         "learning_rate",
         "per_device_train_batch_size",
@@ -567,4 +599,21 @@ def test_suggestions_name_value_reason_and_source():
     assert "arXiv" in rate.reference
     assert rate.to_dict()["reason"]
     good = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "warmup_steps": 0.1}
-    assert suggestions(good, recommendation) == ()
+    assert suggestions(good, recommendation()) == ()
+
+
+def test_the_rate_is_judged_for_the_optimizer_of_the_file():
+    good = {"per_device_train_batch_size": 16, "warmup_steps": 0.1}
+    lion = {**good, "optim": "lion_32bit"}
+    assert suggestions({**lion, "learning_rate": 2e-4}, recommendation()) == ()
+    (found,) = suggestions({**lion, "learning_rate": 1e-3}, recommendation())
+    assert dict(found.replacement) == {"learning_rate": 2e-4}
+    assert found.reason.id == "rate.lion"
+    assert suggestions({**good, "optim": "sgd", "learning_rate": 0.1}, recommendation()) == ()
+
+
+def test_adafactor_of_t5_needs_no_warmup():
+    asked = {"per_device_train_batch_size": 16, "warmup_steps": 0, "learning_rate": 1e-3}
+    fields = [f.field for f in suggestions(asked, recommendation("t5"))]
+    assert fields == ["warmup_steps"]
+    assert suggestions({**asked, "optim": "adafactor"}, recommendation("t5")) == ()

@@ -1,9 +1,13 @@
 """Optimizers and what they do to the learning rate."""
 
 import dataclasses
+import importlib.util
 
 import pytest
+import torch
+from transformers import Trainer, TrainingArguments
 
+from advisor import training_arguments
 from advisor.hardware.catalogue import machine_from_name
 from advisor.rules import learning, optimizer
 from advisor.rules.facts import Facts
@@ -61,6 +65,25 @@ def test_bitsandbytes_is_needed_by_what_is_imitated_after_it():
     named = {name for name in SIMULATED if optimizer.needs_bitsandbytes(name)}
     imitated = {name for name, entry in SIMULATED.items() if "bitsandbytes" in entry.imitates}
     assert named == imitated
+
+
+def test_trainer_takes_each_from_the_package_of_the_table():
+    asked = training_arguments.fields()["optim"].choices
+    assert set(optimizer.PACKAGES) < set(asked)
+    lacking = {n for n, p in optimizer.PACKAGES.items() if not importlib.util.find_spec(p)}
+    refused = {name: why for name in asked if (why := _refusal(name)) is not None}
+    assert set(refused) == lacking
+    assert all(optimizer.PACKAGES[name] in why for name, why in refused.items())
+
+
+def _refusal(optim):
+    """What Trainer says of an optimizer that it cannot import."""
+    args = TrainingArguments(optim=optim, optim_target_modules="all-linear", use_cpu=True)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def test_each_choice_is_simulated_and_has_a_reference():
