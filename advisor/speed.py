@@ -51,7 +51,7 @@ def software_of(plan: TrainingPlan) -> str:
     parts.append("Liger's kernels" if plan.use_liger_kernel else "the library's own kernels")
     parts.append("no torch.compile")
     if plan.method != "full":
-        parts.append("adapters in float32, as peft casts them")
+        parts.append("adapters and heads in float32")
     return f"Time: assumes {', '.join(parts)}."
 
 

@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.training_args import OptimizerNames
 
 from advisor import hub, row_findings
+from advisor.adapters import train_in_float32
 from advisor.arguments import DataArguments, ModelArguments, parse_arguments
 from advisor.errors import InputError
 from advisor.locale import render
@@ -86,6 +87,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
         tokenizer,
         with_checkpointing=bool(training_args.activation_checkpointing),
     )
+    if model_args.method != "full" and (training_args.bf16 or training_args.fp16):
+        train_in_float32(model)
     if data_args.padding_free and not keeps_rows_apart(model):
         raise InputError("train.rows", model_type=model.config.model_type, field="padding_free")
     stop.check()
@@ -168,7 +171,7 @@ def build_tokenizer(args: ModelArguments) -> Any:
 def build_model(
     args: ModelArguments, task: str, rows: Rows, tokenizer: Any, *, with_checkpointing: bool
 ) -> tuple[Any, list[tuple[str, str]]]:
-    """The model as the advisor simulates it: loaded in `dtype`, adapters on top, nothing cast.
+    """The model as the advisor simulates it: loaded in `dtype`, adapters on top.
 
     Quantised ones are prepared by `peft.prepare_model_for_kbit_training`: what is not quantised
     (embeddings, norms, the output layer) becomes float32.

@@ -31,7 +31,7 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
         dtype = "float32" if method == "full" else "bfloat16"
         return {**off, "dtype": dtype, "bf16": True, "tf32": True}
     if computes_float16(gpu) and facts.model.model_type not in OVERFLOW:
-        # The adapters are float32 (peft casts them), as GradScaler wants of what is trained.
+        # What is trained is float32 (adapters.py), as GradScaler wants it.
         return {**off, "dtype": "float32" if method == "full" else "float16", "fp16": True}
     return {**off, "dtype": "float32"}
 
