@@ -103,17 +103,18 @@ def _memory(device: Path) -> int | None:
 
 
 def _used(printed: str | None) -> int | None:
-    """Bytes in use: xpu-smi prints MiB, of the device or of its tiles."""
-    levels = [_entries(printed, "device_level")]
-    levels += [_entries(json.dumps(tile), "data_list") for tile in _entries(printed, "tile_level")]
-    values = [
-        entry.get("value")
-        for level in levels
-        for entry in level
-        if entry.get("metrics_type") == "XPUM_STATS_MEMORY_USED"
-    ]
-    sizes = [value for value in values if isinstance(value, int | float)]
+    """Bytes in use: xpu-smi prints MiB, of the device or else of its tiles."""
+    sizes = _memory_used(_entries(printed, "device_level"))
+    if not sizes:
+        tiles = _entries(printed, "tile_level")
+        lists = [_entries(json.dumps(tile), "data_list") for tile in tiles]
+        sizes = _memory_used([entry for listed in lists for entry in listed])
     return round(sum(sizes) * MIB) if sizes else None
+
+
+def _memory_used(entries: list[dict[str, Any]]) -> list[float]:
+    found = [e.get("value") for e in entries if e.get("metrics_type") == "XPUM_STATS_MEMORY_USED"]
+    return [value for value in found if isinstance(value, int | float)]
 
 
 def _entries(printed: str | None, key: str) -> list[dict[str, Any]]:
