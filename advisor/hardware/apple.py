@@ -6,9 +6,8 @@ import platform
 import sys
 
 from advisor.hardware import host
-from advisor.hardware.amd import Found
-from advisor.hardware.intel import Run, run
 from advisor.hardware.machine import Gpu
+from advisor.hardware.vendors import Found, Run, run
 from advisor.units import MIB
 
 _SHARE = 0.72
