@@ -1,5 +1,6 @@
 """The classes of labelled rows: which column, which names, in which order; read or refused."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +73,7 @@ def find_column(
 
 def name_of(value: Any) -> str | None:
     """A label as the name of its class, whole numbers without decimals; None: it is empty."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(value).strip()
     if _WHOLE.fullmatch(text):
@@ -158,7 +159,7 @@ def _has_decimals(name: str) -> bool:
 def order(names: Iterable[str]) -> tuple[str, ...]:
     """Different names in a stable order: whole numbers by value, else by letter."""
     different = set(names)
-    if all(name.lstrip("-").isdigit() for name in different):
+    if all(re.fullmatch(r"-?[0-9]+", name) for name in different):
         return tuple(sorted(different, key=lambda name: (int(name), name)))
     return tuple(sorted(different))
 

@@ -6,6 +6,7 @@ import pytest
 
 from advisor.errors import InputError
 from advisor.infer import infer_task
+from advisor.labels import name_of
 from advisor.rows import column_names, load_rows
 
 TASK = "text-classification"
@@ -55,6 +56,8 @@ def test_names_are_sorted_and_counted_over_the_training_rows(tmp_path):
         (["1.0", "0.0", "2."], ("0", "1", "2")),
         (["no", "yes", "10"], ("10", "no", "yes")),
         (["007", "8"], ("007", "8")),
+        (["1", "²"], ("1", "²")),
+        (["--5", "1"], ("--5", "1")),
         ([" yes ", "no"], ("no", "yes")),
     ],
 )
@@ -207,3 +210,8 @@ def test_columns_are_read_from_the_head_of_a_file(tmp_path):
     assert column_names(rows_of(tmp_path, [("a", 1)])) == ("text", "label")
     assert column_names(write(tmp_path / "a.json", '[{"x": 1, "y": 2}]')) == ("x", "y")
     assert column_names(write(tmp_path / "a.jsonl", '{"x": 1\n')) == ()
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", "  "])
+def test_a_missing_label_has_no_name(value):
+    assert name_of(value) is None
