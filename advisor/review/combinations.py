@@ -10,6 +10,7 @@ from advisor.errors import words
 from advisor.hardware.machine import Machine
 from advisor.review.finding import Draft
 from advisor.review.names import known_fields
+from advisor.rules.optimizer import package_of
 
 NEEDED_PACKAGES = {
     "deepspeed": ("deepspeed",),
@@ -173,9 +174,7 @@ def _packages(draft: Draft, got: Got, is_installed: Callable[[str], bool]) -> No
             text = words("review.package", package=packages[0])
             draft.mend("error", name, text, {name: None})
     optim = got("optim")
-    needs = "bitsandbytes" if optim.endswith(("8bit", "32bit", "bnb")) or "bnb" in optim else None
-    if optim == "adamw_torch_8bit":
-        needs = "torchao"
+    needs = package_of(optim)
     if needs and not is_installed(needs):
         text = words("review.package", package=needs)
         default = training_arguments.fields()["optim"].default

@@ -21,6 +21,29 @@ STATE_BYTES = {"adamw_torch": None, DEFAULT: None, EIGHT_BIT: 2.0, "adamw_8bit":
 _LION = 5.0
 """AdamW's rate over Lion's: the paper (arXiv 2302.06675) says 3 to 10."""
 
+_PACKAGES = {
+    "bitsandbytes": (
+        *(EIGHT_BIT, "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+        *("ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit"),
+        *("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit"),
+        *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+    ),
+    "torchao": ("adamw_torch_4bit", "adamw_torch_8bit"),
+    "galore_torch": (
+        *("galore_adamw", "galore_adamw_8bit", "galore_adafactor"),
+        *("galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
+    ),
+    "apollo_torch": ("apollo_adamw", "apollo_adamw_layerwise"),
+    "lomo_optim": ("lomo", "adalomo"),
+    "grokadamw": ("grokadamw",),
+    "schedulefree": ("schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"),
+    "optimi": ("stable_adamw",),
+    "torchdistx": ("adamw_anyprecision",),
+    "torch_xla": ("adamw_torch_xla",),
+    "torch_npu": ("adamw_torch_npu_fused",),
+}
+"""Module -> optimizers that Trainer imports from it (transformers/trainer_optimizer.py, 5.23)."""
+
 Kind = Literal["adam", "adafactor_t5", "sgd", "lion"]
 
 
@@ -33,10 +56,14 @@ class Reason:
     reference: str
 
 
+def package_of(optim: str) -> str | None:
+    """The module beside torch and transformers that Trainer imports it from; None: no other."""
+    return next((name for name, optims in _PACKAGES.items() if optim in optims), None)
+
+
 def needs_bitsandbytes(optim: str) -> bool:
     """Whether Trainer takes it from the package bitsandbytes."""
-    started = optim.startswith(("paged_", "lion_", "ademamix", "rmsprop_bnb"))
-    return started or optim in (EIGHT_BIT, "adamw_8bit")
+    return package_of(optim) == "bitsandbytes"
 
 
 def kind(facts: Facts, optim: str) -> Kind:

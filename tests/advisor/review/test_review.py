@@ -323,6 +323,16 @@ def test_packages_that_are_missing_are_named():
     assert reviewed({"optim": "paged_adamw_8bit"}).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("optim", "module"),
+    [("ademamix", "bitsandbytes"), ("adamw_torch_4bit", "torchao"), ("lomo", "lomo_optim")],
+)
+def test_an_optimizer_names_the_module_that_is_missing(optim, module):
+    result = reviewed({"optim": optim}, None, nothing_installed)
+    assert module in one(result, "optim").to_dict()["text"]
+    assert result.arguments == {"optim": "adamw_torch_fused"}
+
+
 def test_emulated_bf16_is_a_remark_not_a_change():
     result = reviewed({"bf16": True}, GPU)
     assert result.arguments == {"bf16": True}

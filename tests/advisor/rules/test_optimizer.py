@@ -1,6 +1,8 @@
 """Optimizers and what they do to the learning rate."""
 
 import dataclasses
+import importlib
+import inspect
 
 import pytest
 
@@ -8,6 +10,7 @@ from advisor.hardware.catalogue import machine_from_name
 from advisor.rules import learning, optimizer
 from advisor.rules.facts import Facts
 from advisor.simulate.optimizers import SIMULATED
+from advisor.training_arguments import fields
 from tests.advisor.fakes import model
 
 
@@ -67,3 +70,23 @@ def test_each_choice_is_simulated_and_has_a_reference():
     for name in (*optimizer.choices(facts(), "full"), "sgd"):
         assert name in SIMULATED
         assert optimizer.reason(name).reference
+
+
+def test_every_optimizer_of_trainer_is_torchs_or_names_the_module_trainer_imports():
+    source = inspect.getsource(importlib.import_module("transformers.trainer_optimizer"))
+    named = {name: optimizer.package_of(name) for name in fields()["optim"].choices}
+    own = {name for name, module in named.items() if module is None}
+    assert own == {
+        "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
+    }  # fmt: skip
+    for module in set(named.values()) - {None}:
+        assert f"from {module}" in source, module
+    assert set().union(*optimizer._PACKAGES.values()) == set(named) - own
+
+
+def test_one_batch_and_length_of_run_for_every_optimizer():
+    """The batch is the task's, so its reference in the advice is as well; only the rate differs."""
+    t5 = facts("t5")
+    assert learning.effective_batch_size(t5, "full", 50.0)[0] == 64
+    own = learning.learning_rate(t5, "full", 64, "adafactor")
+    assert own.factor == pytest.approx(0.5**0.5)
