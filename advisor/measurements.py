@@ -37,7 +37,7 @@ BUSY = 0.15
 MOST_SPREAD = 0.25
 """By how much the repeats of a step may differ, median."""
 BELIEVED = (0.8, 1.3)
-"""What a real Trainer's step may take over the sum of its operators; else something disturbed."""
+"""What a real Trainer's step may take over its operators and launches; else something disturbed."""
 _MOST_SECONDS = 180
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What torch takes its number of threads from; else from the processors."""
