@@ -48,7 +48,7 @@ class CpuTables:
     """By dtype and direction: seconds of each of _attention_features."""
     host_seconds: Mapping[str, float]
     in_situ: float
-    """Time of a real Trainer's step over the sum of its operators."""
+    """Time of a real Trainer's step over its operators and launches; scales the operators."""
     num_threads: int
     spread: float
     """By how much the passes over a job differed, median."""

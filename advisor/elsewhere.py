@@ -9,7 +9,7 @@ from advisor.errors import PlanError, SimulationError
 from advisor.hardware.machine import Machine
 from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
-from advisor.rules import precision
+from advisor.rules import optimizer, precision
 from advisor.rules.facts import Facts
 from advisor.solve import EstimatorProtocol
 from advisor.speed import TimeEstimate
@@ -37,6 +37,7 @@ def carried(plan: TrainingPlan, facts: Facts, pins: Mapping[str, Any]) -> Traini
         PlanError: it cannot run there.
     """
     gpu = facts.gpu()
+    _refuse(plan, facts, pins)
     changes: dict[str, Any] = precision.values(facts, plan.method)
     changes.update({name: pins[name] for name in _PRECISION if name in pins})
     for name, other in (("fp16", "bf16"), ("bf16", "fp16")):
@@ -50,6 +51,29 @@ def carried(plan: TrainingPlan, facts: Facts, pins: Mapping[str, Any]) -> Traini
             plan.quantization, bnb_4bit_compute_dtype=dtype
         )
     return plan.replace(**changes)
+
+
+def _refuse(plan: TrainingPlan, facts: Facts, pins: Mapping[str, Any]) -> None:
+    """What a plan's own checks cannot know: how many devices there are, and of which maker.
+
+    Liger's kernels and FSDP on a CPU are refused by the plan itself.
+    """
+    machine = facts.machine
+    count = machine.num_devices()
+    if plan.devices > count and pins.get("devices") != plan.devices:
+        raise PlanError(
+            "elsewhere.devices",
+            devices=plan.devices,
+            name=machine.name,
+            count=count,
+            field="devices",
+        )
+    if plan.quantization is not None and not facts.quantises():
+        raise PlanError("recommend.qlora", name=machine.name, field="method")
+    if facts.gpu() is None and optimizer.needs_bitsandbytes(plan.optim) and "optim" not in pins:
+        raise PlanError(
+            "elsewhere.bitsandbytes", optim=plan.optim, name=machine.name, field="optim"
+        )
 
 
 def answer(

@@ -156,14 +156,16 @@ class Estimator:
         speed = learned.speed()
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps) / speed
         error = rates.launch_error if cost.regime == "launch" else rates.relative_error
-        assumptions = [rates.assumption, LIMITS[cost.regime], software_of(plan)]
-        if runs_unknown_kernels(plan):
-            error *= 2
-            assumptions.append("Time: its kernels were never timed; the range is twice as wide.")
-        low, high = 1 / (1 + error), 1 + error
+        assumptions = [rates.assumption, LIMITS[cost.regime], software_of(plan, self._software)]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
+        else:
+            if runs_unknown_kernels(plan):
+                error *= 2
+                said = "Time: its kernels were never timed; the range is twice as wide."
+                assumptions.append(said)
+            low, high = 1 / (1 + error), 1 + error
         total = num_steps = None
         if data is not None:
             if plan.packing:

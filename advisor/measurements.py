@@ -4,7 +4,10 @@ Starts processes: small measurements are the worker's (calibrate.py), the calibr
 processor (cpu_probe.py) has a process of its own, which can be ended.
 """
 
+import hashlib
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -16,11 +19,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import psutil
-
 from advisor import records
 from advisor.cpu_time import CpuTables
 from advisor.errors import InputError, WorkerError
+from advisor.hardware import host
 from advisor.hardware.load import Foreign, busiest
 from advisor.home import cache_dir
 from advisor.simulate.worker import Progress, Worker
@@ -35,18 +37,20 @@ BUSY = 0.15
 MOST_SPREAD = 0.25
 """By how much the repeats of a step may differ, median."""
 BELIEVED = (0.8, 1.3)
-"""What a real Trainer's step may take over the sum of its operators; else something disturbed."""
+"""What a real Trainer's step may take over its operators and launches; else something disturbed."""
 _MOST_SECONDS = 180
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What torch takes its number of threads from; else from the processors."""
 State = Literal["current", "stale", "never"]
 
 
 def measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
     """A measurement of this machine: from the cache, else made now.
 
-    Keyed by the library versions and by how it is measured.
+    Keyed by the library versions, the processor and by how it is measured.
     """
-    versions = "-".join(installed(p) or "" for p in ("torch", "transformers"))
-    path = cache_dir() / f"{method}-{_REVISION}-{versions.replace('+', '_')}.json"
+    key = hashlib.sha256("\n".join(_made_for()).encode()).hexdigest()[:16]
+    path = cache_dir() / f"{method}-{_REVISION}-{key}.json"
     if path.exists():
         return json.loads(path.read_text())
     value = worker.call(method, {}, on_progress=on_progress)
@@ -66,7 +70,7 @@ class Calibration:
 
     tables: CpuTables
     made_for: tuple[str, ...]
-    """Library versions and processors it holds for."""
+    """Library versions, processor, cores and threads it holds for."""
     measured_at: float
     """Seconds since the epoch."""
 
@@ -188,6 +192,10 @@ def _path() -> Path:
 
 @cache
 def _made_for() -> tuple[str, ...]:
-    affinity = getattr(psutil.Process(), "cpu_affinity", None)
-    cores = len(affinity()) if affinity else psutil.cpu_count() or 1
-    return (installed("torch") or "", installed("transformers") or "", f"{cores} processors")
+    cpu = host.read_cpu(host.cgroup_limits())
+    return (
+        *(installed(name) or "" for name in ("torch", "transformers")),
+        cpu.model or platform.machine(),
+        f"{cpu.usable_cores} processors",
+        *(f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ),
+    )

@@ -41,7 +41,8 @@ _RESERVED_ERROR = {
 }
 """Quantised: below the lower of two ways to load, as read and the middle of three, and above the
 middle, which is told. On the T4 they hold all but one of the 43 nf4 rows (t4_lora_qlora,
-public_runs); that one is 13 % below."""
+public_runs); that one is 13 % below. All shares were chosen on the rows they are counted on: how
+many of these they hold says nothing of other runs."""
 _CONVOLUTIONS_ERROR = 0.05
 """Least share where cuDNN chooses workspaces."""
 _CPU_ERROR = (0.08, 0.12)

@@ -96,7 +96,9 @@ class Advisor:
     def cancel(self) -> None:
         """Give up the answer that is being worked out: `recommend` raises WorkerError.
 
-        The next question starts a new worker. Safe from any thread.
+        It does so where it next needs the worker; an answer whose profiles are all kept is finished
+        all the same. The next `recommend` starts a new worker; until then `task`, `model` and
+        `data` answer only what they were asked before. Safe from any thread.
         """
         self._worker.cancel()
 

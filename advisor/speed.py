@@ -11,6 +11,7 @@ from advisor.device_time import device_seconds
 from advisor.plan import TrainingPlan
 from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
+from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
 
 Regime = Literal["compute", "bandwidth", "launch"]
@@ -45,13 +46,17 @@ class TimeEstimate:
     assumptions: tuple[str, ...] = ()
 
 
-def software_of(plan: TrainingPlan) -> str:
+def software_of(plan: TrainingPlan, software: Software = INSTALLED) -> str:
     """What the time of a plan assumes of the software that runs it."""
-    parts = [f"{name} {installed(name)}" for name in ("torch", "transformers")]
-    parts.append("Liger's kernels" if plan.use_liger_kernel else "the library's own kernels")
+    transformers = software.transformers or installed("transformers")
+    parts = [f"torch {installed('torch')}", f"transformers {transformers}"]
+    kernels = ["Liger's kernels"] if plan.use_liger_kernel else []
+    if plan.attn_implementation == "flash_attention_2":
+        kernels.append("FlashAttention's kernels")
+    parts += kernels or ["the library's own kernels"]
     parts.append("no torch.compile")
     if plan.method != "full":
-        parts.append("adapters in float32, as peft casts them")
+        parts.append("adapters and heads in float32")
     return f"Time: assumes {', '.join(parts)}."
 
 

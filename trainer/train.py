@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.training_args import OptimizerNames
 
 from advisor import row_findings
+from advisor.adapters import train_in_float32
 from advisor.arguments import DataArguments, parse_arguments
 from advisor.errors import InputError
 from advisor.locale import render
@@ -83,6 +84,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
         tokenizer,
         with_checkpointing=bool(training_args.activation_checkpointing),
     )
+    if model_args.method != "full" and (training_args.bf16 or training_args.fp16):
+        train_in_float32(model)
     if data_args.padding_free and not keeps_rows_apart(model):
         raise InputError("train.rows", model_type=model.config.model_type, field="padding_free")
     stop.check()

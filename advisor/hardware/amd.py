@@ -3,26 +3,18 @@
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.hardware.machine import Gpu, GpuProcess, MemoryKind
 from advisor.hardware.owners import owned
 from advisor.hardware.surroundings import number, read
+from advisor.hardware.vendors import Found
 
 _ROOT = Path("/")
 _VENDOR = 0x1002
 _IDS = "usr/share/libdrm/amdgpu.ids"
 """Names by device and revision id; libdrm brings the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The GPUs of one vendor and what could not be read of them."""
-
-    gpus: tuple[Gpu, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def probe(root: Path = _ROOT, load: Callable[[], Any | None] | None = None) -> Found:

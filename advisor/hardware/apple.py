@@ -6,9 +6,8 @@ import platform
 import sys
 
 from advisor.hardware import host
-from advisor.hardware.amd import Found
-from advisor.hardware.intel import Run, run
 from advisor.hardware.machine import Gpu
+from advisor.hardware.vendors import Found, Run, run
 from advisor.units import MIB
 
 _SHARE = 0.72
@@ -28,9 +27,12 @@ def probe(ram: host.Ram, ask: Run = run) -> Found:
         return Found(notes=("The GPU of a Mac with an Intel processor is not probed.",))
     chip = (ask(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip() or "Apple GPU"
     limit = (ask(["sysctl", "-n", "iogpu.wired_limit_mb"]) or "").strip()
-    total = None if ram.total_bytes is None else round(_SHARE * ram.total_bytes)
+    total, notes = None, ()
     if limit.isdecimal() and int(limit) > 0:
         total = int(limit) * MIB
+    elif ram.total_bytes is not None:
+        total = round(_SHARE * ram.total_bytes)
+        notes = (f"Memory for the GPU is assumed: {_SHARE:.0%} of RAM, macOS says 2/3 to 3/4.",)
     known = [n for n in (total, ram.free_bytes) if n is not None]
     cores = _cores(ask)
     gpu = Gpu(
@@ -42,7 +44,7 @@ def probe(ram: host.Ram, ask: Run = run) -> Found:
         memory_kind="unified",
         source="measured",
     )
-    return Found(gpus=(gpu,))
+    return Found(gpus=(gpu,), notes=notes)
 
 
 @functools.cache

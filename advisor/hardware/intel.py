@@ -5,15 +5,12 @@ xpu-smi is asked as a program: Level Zero loads the GPU's driver into the proces
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.hardware.amd import Found
 from advisor.hardware.machine import Gpu
 from advisor.hardware.surroundings import number
+from advisor.hardware.vendors import Found, Run, run
 from advisor.units import MIB
 
 _ROOT = Path("/")
@@ -21,22 +18,6 @@ _VENDOR = 0x8086
 _DRIVERS = ("i915", "xe")
 _INTEGRATED = "0000:00:02.0"
 """PCI address of the GPU inside Intel's processors."""
-_PATIENCE_SECONDS = 5
-
-Run = Callable[[Sequence[str]], str | None]
-
-
-def run(command: Sequence[str]) -> str | None:
-    """What a program prints; None where it is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 def probe(root: Path = _ROOT, ask: Run = run) -> Found:
@@ -103,17 +84,18 @@ def _memory(device: Path) -> int | None:
 
 
 def _used(printed: str | None) -> int | None:
-    """Bytes in use: xpu-smi prints MiB, of the device or of its tiles."""
-    levels = [_entries(printed, "device_level")]
-    levels += [_entries(json.dumps(tile), "data_list") for tile in _entries(printed, "tile_level")]
-    values = [
-        entry.get("value")
-        for level in levels
-        for entry in level
-        if entry.get("metrics_type") == "XPUM_STATS_MEMORY_USED"
-    ]
-    sizes = [value for value in values if isinstance(value, int | float)]
+    """Bytes in use: xpu-smi prints MiB, of the device or else of its tiles."""
+    sizes = _memory_used(_entries(printed, "device_level"))
+    if not sizes:
+        tiles = _entries(printed, "tile_level")
+        lists = [_entries(json.dumps(tile), "data_list") for tile in tiles]
+        sizes = _memory_used([entry for listed in lists for entry in listed])
     return round(sum(sizes) * MIB) if sizes else None
+
+
+def _memory_used(entries: list[dict[str, Any]]) -> list[float]:
+    found = [e.get("value") for e in entries if e.get("metrics_type") == "XPUM_STATS_MEMORY_USED"]
+    return [value for value in found if isinstance(value, int | float)]
 
 
 def _entries(printed: str | None, key: str) -> list[dict[str, Any]]:

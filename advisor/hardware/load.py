@@ -30,7 +30,9 @@ class Foreign:
     @staticmethod
     def _now() -> tuple[float, float]:
         everybody = psutil.cpu_times()
-        used = everybody.user + everybody.system + getattr(everybody, "steal", 0.0)
+        # On Linux user leaves out what runs with a lower priority.
+        others = sum(getattr(everybody, name, 0.0) for name in ("nice", "steal"))
+        used = everybody.user + everybody.system + others
         return time.perf_counter(), used - time.process_time()
 
     def processors(self) -> float:

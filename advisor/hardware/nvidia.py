@@ -54,22 +54,23 @@ class Board:
         return iter(enumerate(self.devices))
 
 
-def query(name: str, *args: Any) -> Any | None:
+def query(name: str, *args: Any, unsupported: Any | None = None) -> Any | None:
     """Call an NVML function: the only place where the driver is asked anything.
 
     Args:
         name: e.g. "nvmlDeviceGetName".
         args: its arguments.
+        unsupported: the answer where the device has no such thing.
 
     Returns:
-        Its answer, or None when NVML refuses (not supported, no permission, not found). A refusal
-        is logged once.
+        Its answer, or None when NVML refuses (no permission, not found). A refusal is logged once.
     """
     try:
         return getattr(pynvml, name)(*args)
     except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, UnicodeDecodeError) as error:
         _log_once(name, str(error))
-        return None
+        code = getattr(error, "value", None)
+        return unsupported if code == pynvml.NVML_ERROR_NOT_SUPPORTED else None
 
 
 @functools.cache
@@ -308,9 +309,10 @@ def _link(handle: Any, handles: list[Any]) -> Link:
     """How a card is connected, and over what it reaches the others."""
     states = []
     for number in range(pynvml.NVML_NVLINK_MAX_LINKS):
-        state = query("nvmlDeviceGetNvLinkState", handle, number)
+        off = pynvml.NVML_FEATURE_DISABLED  # a card without NVLink does not support the question
+        state = query("nvmlDeviceGetNvLinkState", handle, number, unsupported=off)
         if state is None:
-            break  # no such link, or none at all
+            break  # no such link
         states.append(state == pynvml.NVML_FEATURE_ENABLED)
     peers: dict[str, Connection] = {}
     for other in handles:

@@ -52,7 +52,11 @@ def recipe(facts: Facts, method: Method, optim: str = optimizer.DEFAULT) -> Reci
 
 
 def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[int, Message]:
-    """Recipe's batch, halved until the run has MIN_UPDATES updates, at least 8."""
+    """Recipe's batch, halved until the run has MIN_UPDATES updates, at least 8.
+
+    The task's recipe for every optimizer: those that are tried in turn share one batch, and
+    `learning_rate` scales an optimizer's own recipe to it.
+    """
     size = recipe(facts, method).effective_batch_size
     wanted = size
     while size > 8 and facts.num_rows() * epochs / size < MIN_UPDATES:
@@ -63,7 +67,7 @@ def effective_batch_size(facts: Facts, method: Method, epochs: float) -> tuple[i
 
 
 def epochs(facts: Facts, method: Method) -> float:
-    """R-EP: by number of rows."""
+    """R-EP: by number of rows, for every optimizer."""
     return recipe(facts, method).num_train_epochs(facts.num_texts())
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from advisor.hardware.machine import Gpu
 from advisor.locale import Message
-from advisor.plan import Method, Quantization
+from advisor.plan import Dtype, Method, Quantization
 from advisor.rules.facts import Facts
 from advisor.rules.optimizer import T5_FAMILY
 
@@ -30,8 +30,8 @@ def values(facts: Facts, method: Method) -> dict[str, Any]:
     if capability >= (8, 0):
         dtype = "float32" if method == "full" else "bfloat16"
         return {**off, "dtype": dtype, "bf16": True, "tf32": True}
-    if computes_float16(gpu) and facts.model.model_type not in OVERFLOW:
-        # The adapters are float32 (peft casts them), as GradScaler wants of what is trained.
+    if _fast_dtype(facts) == "float16":
+        # What is trained is float32 (adapters.py), as GradScaler wants it.
         return {**off, "dtype": "float32" if method == "full" else "float16", "fp16": True}
     return {**off, "dtype": "float32"}
 
@@ -43,13 +43,22 @@ def computes_float16(gpu: Gpu) -> bool:
 
 def quantization(facts: Facts) -> Quantization:
     """nf4 with double quantisation (arXiv 2305.14314); computes in what the card computes well."""
-    gpu = facts.gpu()
-    capability = (gpu.compute_capability if gpu else None) or (0, 0)
     return Quantization(
         load_in_4bit=True,
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype="bfloat16" if capability >= (8, 0) else "float16",
+        bnb_4bit_compute_dtype=_fast_dtype(facts),
     )
+
+
+def _fast_dtype(facts: Facts) -> Dtype:
+    """The shortest dtype that the card computes fast and that holds the model's activations."""
+    gpu = facts.gpu()
+    if gpu is None:
+        return "float32"
+    if (gpu.compute_capability or (0, 0)) >= (8, 0):
+        return "bfloat16"
+    fits = computes_float16(gpu) and facts.model.model_type not in OVERFLOW
+    return "float16" if fits else "float32"
 
 
 def _cpu_reason(facts: Facts, field: str) -> Message:

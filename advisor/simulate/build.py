@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advisor.adapters import train_in_float32
 from advisor.errors import SimulationError
 from advisor.plan import Checkpointing
 from advisor.row_borders import keeps_rows_apart
@@ -42,6 +43,8 @@ def build_on_meta(structure: Structure, depth: int) -> nn.Module:
         model = _quantised(model, structure)
     if structure.lora is not None:
         model = _with_adapters(model, structure)
+        if structure.autocast is not None:
+            train_in_float32(model)
     if structure.activation_checkpointing:
         _checkpoint(model, structure.checkpointing)
         if structure.lora is not None:

@@ -217,7 +217,11 @@ def _host() -> dict[str, float]:
 
 
 def _in_situ(host: dict[str, float]) -> float:
-    """How much longer steps of the real Trainer are than the sum of their operators; the mean."""
+    """How much longer steps of the real Trainer are than operators and launches; the mean.
+
+    Views are left out of that sum, and the ratio then scales the operators alone
+    (cpu_time.py).
+    """
     ratios = []
     for config, batch, length, steps in _ANCHORS:
         found = observe(_structure(config, batch, length, {}), batch, length)

@@ -52,6 +52,9 @@ class Worker:
             if self._cancelled.is_set():
                 raise WorkerError("worker.cancelled")
             process = self._running()
+            if self._cancelled.is_set():  # meanwhile: this child was not there to be ended
+                self._stop()
+                raise WorkerError("worker.cancelled")
             assert process.stdin is not None
             try:
                 process.stdin.write(json.dumps({"method": method, "params": params}) + "\n")

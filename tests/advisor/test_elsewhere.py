@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from advisor.elsewhere import answer, carried
-from advisor.errors import SimulationError
+from advisor.errors import PlanError, SimulationError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.machine import Cpu, Machine
 from advisor.plan import LoraSettings, Quantization, TrainingPlan
@@ -60,6 +60,42 @@ def test_quantised_layers_compute_in_what_the_card_has():
     moved = carried(plan, facts_on("Tesla T4"), {})
     assert moved.quantization.bnb_4bit_compute_dtype == "float16"
     assert moved.fp16
+
+
+SHARDED = PLAN.replace(devices=8, fsdp=True)
+QLORA = PLAN.replace(
+    method="qlora", lora=LoraSettings(), quantization=Quantization(load_in_4bit=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("plan", "name", "pins", "words"),
+    [
+        (SHARDED, "A100-SXM4-80GB", {}, "8 devices"),
+        (SHARDED, "A100-SXM4-80GB x 4", {"devices": 4}, "8 devices"),
+        (PLAN.replace(devices=8), None, {}, "8 devices"),
+        (PLAN.replace(optim="adamw_bnb_8bit"), None, {}, "adamw_bnb_8bit"),
+        (QLORA, None, {"method": "qlora"}, "method qlora needs"),
+        (PLAN.replace(use_liger_kernel=True), None, {}, "use_liger_kernel"),
+    ],
+)
+def test_what_a_machine_lacks_is_refused(plan, name, pins, words):
+    with pytest.raises(PlanError, match=words):
+        carried(plan, facts_on(name), pins)
+
+
+@pytest.mark.parametrize(
+    ("plan", "name", "pins"),
+    [
+        (SHARDED, "A100-SXM4-80GB x 8", {}),
+        (SHARDED, "A100-SXM4-80GB", {"devices": 8}),
+        (PLAN.replace(optim="adamw_bnb_8bit"), "Tesla T4", {}),
+        (PLAN.replace(optim="adamw_bnb_8bit"), None, {"optim": "adamw_bnb_8bit"}),
+    ],
+)
+def test_what_a_machine_has_or_a_pin_holds_is_carried(plan, name, pins):
+    moved = carried(plan, facts_on(name), pins)
+    assert (moved.devices, moved.optim) == (plan.devices, plan.optim)
 
 
 class Estimator:

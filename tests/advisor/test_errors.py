@@ -9,7 +9,7 @@ import pytest
 
 import advisor
 from advisor import errors
-from advisor.errors import AdvisorError, InputError, UnknownNameError, words
+from advisor.errors import AdvisorError, InputError, UnknownNameError, WorkerError, words
 from advisor.locale import LANGUAGES, Message, error_catalogue, sentence
 from advisor.simulate.worker import Worker
 from advisor.tasks import TASKS
@@ -146,3 +146,19 @@ def test_error_of_the_worker_speaks_chinese():
     assert raised.value.sentence("zh").startswith("/nowhere 处没有模型")
     assert unknown.value.nearest == tuple(TASKS)
     assert unknown.value.sentence("zh").startswith("task 必须是 causal-lm、")
+
+
+class CancelledAtTheStart(Worker):
+    def _running(self):
+        self.cancel()  # there is no child yet that could be ended
+        return super()._running()
+
+
+def test_a_call_that_is_cancelled_while_its_worker_starts_ends_it():
+    worker = CancelledAtTheStart()
+    try:
+        with pytest.raises(WorkerError, match="Cancelled"):
+            worker.call("describe_model", {"path": "/nowhere", "task": "causal-lm"})
+        assert worker._process is None
+    finally:
+        worker.close()

@@ -56,6 +56,8 @@ def test_names_are_sorted_and_counted_over_the_training_rows(tmp_path):
         (["1.0", "0.0", "2."], ("0", "1", "2")),
         (["no", "yes", "10"], ("10", "no", "yes")),
         (["007", "8"], ("007", "8")),
+        (["1", "²"], ("1", "²")),
+        (["--5", "1"], ("--5", "1")),
         ([" yes ", "no"], ("no", "yes")),
         (["²", "1"], ("1", "²")),
         (["1", "--5"], ("--5", "1")),
@@ -215,3 +217,8 @@ def test_columns_are_read_from_the_head_of_a_file(tmp_path):
     assert column_names(rows_of(tmp_path, [("a", 1)])) == ("text", "label")
     assert column_names(write(tmp_path / "a.json", '[{"x": 1, "y": 2}]')) == ("x", "y")
     assert column_names(write(tmp_path / "a.jsonl", '{"x": 1\n')) == ()
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", "  "])
+def test_a_missing_label_has_no_name(value):
+    assert name_of(value) is None

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from advisor import measurements
 from advisor.__main__ import EXIT_USER_ERROR, main
 from advisor.errors import InputError, WorkerError
-from advisor.hardware.load import Busy, busiest
+from advisor.hardware.load import Busy, Foreign, busiest
+from advisor.hardware.machine import Cpu
 
 FOUND = {
     "curves": {"kind:elementwise single": [[1000.0, 1e-6]]},
@@ -73,6 +75,53 @@ def test_other_libraries_make_it_stale(home, monkeypatch):
     assert measurements.calibration() is None
 
 
+@pytest.fixture
+def on(monkeypatch):
+    """Pretends another processor or number of threads."""
+
+    def pretend(model="A", cores=2, **environ):
+        for name in measurements._THREADS:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        cpu = Cpu(model=model, usable_cores=cores)
+        monkeypatch.setattr(measurements.host, "read_cpu", lambda _limits: cpu)
+        measurements._made_for.cache_clear()
+
+    yield pretend
+    measurements._made_for.cache_clear()
+
+
+OTHERS = [{"model": "B"}, {"cores": 1}, {"OMP_NUM_THREADS": "1"}]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_processor_quota_or_number_of_threads_makes_it_stale(home, on, other):
+    on()
+    measurements.calibrate()
+    on(**other)
+    assert measurements.calibration_state() == "stale"
+    on()
+    assert measurements.calibration_state() == "current"
+
+
+class Asked:
+    def __init__(self):
+        self.num_calls = 0
+
+    def call(self, _method, _params, **_):
+        self.num_calls += 1
+        return self.num_calls
+
+
+def test_a_small_measurement_is_kept_for_each_processor(home, on):
+    worker, seen = Asked(), []
+    for machine in ({}, *OTHERS, {}, *OTHERS):
+        on(**machine)
+        seen.append(measurements.measured("baseline", worker, None))
+    assert seen == [1, 2, 3, 4] * 2
+
+
 def test_a_damaged_file_is_none(home):
     measurements.calibrate()
     next((home / "cache").glob("calibration-*.json")).write_text("{")
@@ -94,3 +143,13 @@ def test_a_program_that_computes_is_seen():
         spinning.wait()
     assert spinning.pid in seen
     assert os.getpid() not in seen
+
+
+def test_programs_of_a_lower_priority_count(monkeypatch):
+    class Times:
+        user = system = nice = 0.0
+
+    monkeypatch.setattr(psutil, "cpu_times", Times)
+    counted = Foreign()
+    monkeypatch.setattr(Times, "nice", 1e6)
+    assert counted.processors() > 1

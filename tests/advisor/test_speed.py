@@ -5,11 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from advisor.calibration import NOTHING
 from advisor.device_time import matmul_seconds
+from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
+from advisor.plan import TrainingPlan
 from advisor.rates import MIB, gpu_rates
 from advisor.simulate.profile import KINDS, Kernels, Profile
-from advisor.speed import ends, step_cost
+from advisor.simulate.software import Software
+from advisor.simulate.worker import Worker
+from advisor.speed import StepCost, ends, software_of, step_cost
+from advisor.versions import installed
+from tests.advisor.fakes import model
 
 
 def test_a_large_matmul_runs_at_its_rate_and_a_small_one_takes_a_whole_wave():
@@ -122,3 +129,27 @@ def test_what_fits_in_half_the_cache_moves_twice_as_fast():
 def test_multiprocessors_follow_from_the_sheet(name, processors):
     found = gpu_rates(machine_from_name(name).gpus[0]).processors
     assert found == pytest.approx(processors, rel=0.05)
+
+
+def test_the_software_is_the_stated_one_and_the_kernels_are_named():
+    flash = TrainingPlan(attn_implementation="flash_attention_2", bf16=True)
+    said = software_of(flash, Software(transformers="4.45.0"))
+    assert "transformers 4.45.0" in said
+    assert "FlashAttention's kernels" in said
+    assert "own kernels" not in said
+    assert f"transformers {installed('transformers')}" in software_of(TrainingPlan())
+    assert "the library's own kernels" in software_of(TrainingPlan())
+
+
+@pytest.mark.parametrize(("ratios", "is_doubled"), [((), True), ((1.0, 1.1), False)])
+def test_a_range_that_runs_taught_is_not_called_twice_as_wide(monkeypatch, ratios, is_doubled):
+    estimator = Estimator(
+        Worker(), model=model(1e8), data=None, machine=machine_from_name("Tesla T4")
+    )
+    cost = StepCost(forward=0.1, backward=0.2, optimizer=0.1, regime="compute")
+    monkeypatch.setattr(estimator, "_structure", lambda *_, **__: None)
+    monkeypatch.setattr(estimator, "_cost", lambda *_: cost)
+    learned = dataclasses.replace(NOTHING, speed_ratios=ratios)
+    monkeypatch.setattr(estimator, "_known_of", lambda _plan: learned)
+    found = estimator.time(TrainingPlan(use_liger_kernel=True))
+    assert any("twice as wide" in said for said in found.assumptions) is is_doubled

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -363,6 +364,16 @@ def test_a_run_reports_accuracy_and_keeps_the_names_of_the_classes(bench, argume
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert "new_weights" in [e["code"] for e in bench.events(run_dir, "warning")]
+
+
+def test_the_head_beside_adapters_on_half_weights_is_trained_in_float32(bench, arguments):
+    half = {"method": "lora", "lora_r": 2, "lora_target_modules": ["query"], "dtype": "bfloat16"}
+    short = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1}
+    run_dir = Path(bench.train(arguments(bf16=True, **half, **short)).stdout.splitlines()[0])
+    (end,) = bench.events(run_dir, "end")
+    saved = safetensors.torch.load_file(Path(end["model_path"]) / "adapter_model.safetensors")
+    assert any("classifier" in name for name in saved)
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
 @pytest.mark.full

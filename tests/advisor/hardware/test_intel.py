@@ -89,9 +89,14 @@ def test_what_xpu_smi_cannot_say_is_unknown(sysfs, printed):
     assert (gpu.total_bytes, gpu.used_bytes) == (None, None)
 
 
-def test_memory_of_tiles_is_added():
-    tile = {"data_list": [{"metrics_type": "XPUM_STATS_MEMORY_USED", "value": 61}]}
-    assert intel._used(json.dumps({"tile_level": [tile, tile]})) == 122 * MIB
+def test_memory_of_tiles_is_added_where_the_device_has_none():
+    used = {"metrics_type": "XPUM_STATS_MEMORY_USED", "value": 61}
+    tiles = {"tile_level": [{"data_list": [used]}] * 2}
+    assert intel._used(json.dumps(tiles)) == 122 * MIB
+    other = {"device_level": [{"metrics_type": "XPUM_STATS_POWER", "value": 5}]}
+    assert intel._used(json.dumps(tiles | other)) == 122 * MIB
+    whole = {"device_level": [{**used, "value": 130}]}
+    assert intel._used(json.dumps(tiles | whole)) == 130 * MIB
 
 
 def test_a_program_that_is_missing_or_fails_prints_nothing():

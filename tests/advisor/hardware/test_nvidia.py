@@ -252,7 +252,12 @@ def test_links_and_topology(driver):
     assert first.link.nvlinks == 11
     assert first.link.peers == {uuid(1): "nvlink", uuid(2): "between processors"}
     assert second.link.peers == {uuid(0): "nvlink", uuid(2): "numa node"}
-    assert (third.link.pcie_generation, third.link.nvlinks, third.link.peers) == (None, None, {})
+    assert (third.link.pcie_generation, third.link.nvlinks, third.link.peers) == (None, 0, {})
+
+
+def test_links_that_the_driver_does_not_tell_are_unknown(driver):
+    driver([driver.a100(0, nvlinks=[])])  # the fake says "invalid argument" to the first
+    assert probe({}).gpus[0].link.nvlinks is None
 
 
 def test_mig_instances_know_their_card_and_have_memory_of_their_own(driver):

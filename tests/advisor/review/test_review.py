@@ -352,6 +352,16 @@ def test_an_optimizer_stays_where_its_package_is_installed_or_none_is_needed(opt
     assert reviewed({"optim": optim}, None, lambda name: name == package).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("optim", "module"),
+    [("ademamix", "bitsandbytes"), ("adamw_torch_4bit", "torchao"), ("lomo", "lomo_optim")],
+)
+def test_an_optimizer_names_the_module_that_is_missing(optim, module):
+    result = reviewed({"optim": optim}, None, nothing_installed)
+    assert module in one(result, "optim").to_dict()["text"]
+    assert result.arguments == {"optim": "adamw_torch_fused"}
+
+
 def test_emulated_bf16_is_a_remark_not_a_change():
     result = reviewed({"bf16": True}, GPU)
     assert result.arguments == {"bf16": True}

@@ -1,7 +1,9 @@
 """Optimizers and what they do to the learning rate."""
 
 import dataclasses
+import importlib
 import importlib.util
+import inspect
 
 import pytest
 import torch
@@ -90,3 +92,24 @@ def test_each_choice_is_simulated_and_has_a_reference():
     for name in (*optimizer.choices(facts(), "full"), "sgd"):
         assert name in SIMULATED
         assert optimizer.reason(name).reference
+
+
+def test_every_optimizer_of_trainer_is_torchs_or_names_the_module_trainer_imports():
+    source = inspect.getsource(importlib.import_module("transformers.trainer_optimizer"))
+    named = {
+        name: optimizer.PACKAGES.get(name) for name in training_arguments.fields()["optim"].choices
+    }
+    own = {name for name, module in named.items() if module is None}
+    assert own == {
+        "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
+    }  # fmt: skip
+    for module in set(named.values()) - {None}:
+        assert f"from {module}" in source, module
+
+
+def test_one_batch_and_length_of_run_for_every_optimizer():
+    """The batch is the task's, so its reference in the advice is as well; only the rate differs."""
+    t5 = facts("t5")
+    assert learning.effective_batch_size(t5, "full", 50.0)[0] == 64
+    own = learning.learning_rate(t5, "full", 64, "adafactor")
+    assert own.factor == pytest.approx(0.5**0.5)
