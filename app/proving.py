@@ -80,8 +80,8 @@ def _start(recommendation: Recommendation) -> None:
 
     def act() -> None:
         with _STARTING:
-            if busy := _busy():
-                raise InputError(busy)
+            if names := [run.name for run in run_source.active()]:
+                raise InputError("proving.busy", names=names)
             run_dir = proof.create(
                 launching.run_slug(recommendation),
                 plan=recommendation.to_dict(state.language()),

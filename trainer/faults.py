@@ -99,16 +99,19 @@ def saving_error(
         step: of the checkpoint; None for the trained model.
         last: the newest complete checkpoint.
     """
-    goes_on_from = "0" if last is None else last.name.removeprefix("checkpoint-")
-    told = {"path": path, "reason": _words_of(error), "last": goes_on_from}
-    if not _is_full(error):
-        if step is None:
-            return AdvisorError("faults.model_unwritable", **told)
-        return AdvisorError("faults.checkpoint_unwritable", step=step, **told)
-    free = _free_bytes(path)
+    last_step = "0" if last is None else last.name.removeprefix("checkpoint-")
+    why, free = _words_of(error), _free_bytes(path)
+    if step is None and _is_full(error):
+        return AdvisorError("faults.model", path=path, reason=why, last=last_step, free=free)
     if step is None:
-        return AdvisorError("faults.model", free=free, **told)
-    return AdvisorError("faults.checkpoint", step=step, free=free, **told)
+        return AdvisorError("faults.model_unwritable", path=path, reason=why, last=last_step)
+    if _is_full(error):
+        return AdvisorError(
+            "faults.checkpoint", step=step, path=path, reason=why, last=last_step, free=free
+        )
+    return AdvisorError(
+        "faults.checkpoint_unwritable", step=step, path=path, reason=why, last=last_step
+    )
 
 
 def _is_full(error: BaseException) -> bool:
