@@ -22,7 +22,7 @@ import tables
 import ticks
 from tables import Answer
 
-from advisor.errors import AdvisorError
+from advisor.errors import AdvisorError, SimulationError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.home import cache_dir
 from advisor.simulate.worker import Worker
@@ -74,7 +74,10 @@ def main() -> None:
     if not options.times:
         print(f"\n{latency.report()}")
         print(f"\n{ticks.report()}")
-        print(f"\n{cpu_jobs.report()}")
+        try:
+            print(f"\n{cpu_jobs.report()}")
+        except AdvisorError as busy:
+            print(f"\nJobs on this CPU were not measured. {busy}")
     print(f"\n{len(rows)} rows, {time.perf_counter() - started:.0f} s")
 
 
