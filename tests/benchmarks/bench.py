@@ -22,7 +22,7 @@ import tables
 import ticks
 from tables import Answer
 
-from advisor.errors import AdvisorError, SimulationError
+from advisor.errors import AdvisorError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.home import cache_dir
 from advisor.simulate.worker import Worker
