@@ -17,6 +17,14 @@ TABLES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_home(tmp_path_factory):
+    """No test writes into the home of who runs it, whatever other fixtures undo."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINING_ADVISOR_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def table_row(record_property) -> Callable[..., None]:
     """Adds a row to a table of TABLES, if the test passes; cells in the order of its columns."""

@@ -66,24 +66,22 @@ def write(path, header, rows):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, save_tokenizer):
+def folder(tmp_path_factory, save_tokenizer, bench):
     """Two checkpoints without a head, a tokenizer beside each, and labelled rows."""
     root = tmp_path_factory.mktemp("classes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINING_ADVISOR_HOME", str(root / "home"))
-        for name, model in (
-            ("bert", transformers.BertModel(BERT)),
-            ("llama", transformers.LlamaForCausalLM(LLAMA)),
-            ("three", transformers.BertForSequenceClassification(_with_classes("abc"))),
-        ):
-            model.save_pretrained(root / name)
-            save_tokenizer(root / name)
-        draw = np.random.default_rng(0)
-        texts = [" ".join(draw.choice(WORDS, n)) for n in draw.integers(1, 12, 24)]
-        write(root / "rows.csv", ("text", "label"), zip(texts, "cab" * 8, strict=True))
-        pairs = zip(texts, texts[::-1], ["1", "0"] * 12, strict=True)
-        write(root / "pairs.csv", ("premise", "hypothesis", "label"), pairs)
-        yield root
+    for name, model in (
+        ("bert", transformers.BertModel(BERT)),
+        ("llama", transformers.LlamaForCausalLM(LLAMA)),
+        ("three", transformers.BertForSequenceClassification(_with_classes("abc"))),
+    ):
+        model.save_pretrained(root / name)
+        save_tokenizer(root / name)
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, n)) for n in draw.integers(1, 12, 24)]
+    write(root / "rows.csv", ("text", "label"), zip(texts, "cab" * 8, strict=True))
+    pairs = zip(texts, texts[::-1], ["1", "0"] * 12, strict=True)
+    write(root / "pairs.csv", ("premise", "hypothesis", "label"), pairs)
+    return root
 
 
 def _with_classes(names):
