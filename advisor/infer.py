@@ -36,6 +36,8 @@ def infer_task(model_path: str, data_path: str | None, label_column: str | None 
         return DEFAULT
     where = hub.model_directory(model_path) if hub.is_model_id(model_path) else model_path
     config = _config(demo.resolve(where, "model"))
+    if not config:
+        return DEFAULT
     architectures = _architectures(config)
     for name in architectures:
         for end, task in _MADE_FOR.items():
