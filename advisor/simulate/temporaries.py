@@ -49,6 +49,14 @@ def efficient_attention_backward(
     return [delta, accumulator]
 
 
+def efficient_attention_logsumexp(rows: int, length: int) -> list[int]:
+    """What the forward keeps for its backward: float32, lengths in blocks of 32.
+
+    kAlignLSE of cuda/attention.cu and PyTorch's own shape function. Read in source.
+    """
+    return [rows * _up(length, 32) * 4]
+
+
 def embedding_backward(indices: int, rows: int, width: int) -> list[int]:
     """Sort buffers and segment gradients of embedding_dense_backward_cuda.
 
@@ -127,6 +135,7 @@ RULES: dict[str, Callable[..., list[int]]] = {
         softmax_backward,
         flash_attention_backward,
         efficient_attention_backward,
+        efficient_attention_logsumexp,
         embedding_backward,
         layer_norm_backward,
         foreach_norm,

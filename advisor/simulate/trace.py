@@ -358,6 +358,15 @@ class Recorder(TorchDispatchMode):
             return "weights" if self.phase == "load" else "workspace"
         return "logits" if self.in_head else "activations"
 
+    def _logsumexp(self, q: torch.Tensor, kept: torch.Tensor) -> None:
+        """Its length grows in blocks: no polynomial. Without a backward it is empty."""
+        slot = self._slots.get(kept.untyped_storage()._cdata)
+        if slot is None or not kept.numel():
+            return
+        name, params = "efficient_attention_logsumexp", (q.shape[0] * q.shape[1], q.shape[2])
+        assert temporaries.RULES[name](*params) == [self.trace.allocations[slot].num_bytes]
+        self.trace.allocations[slot].rule = (name, 0, params)
+
     def _temporaries(self, func: Any, args: tuple[Any, ...]) -> None:
         found = _temporary_rule(func, args, self.capability)
         if found is not None:
@@ -428,6 +437,8 @@ class Recorder(TorchDispatchMode):
                 self.track(tensor, str(func))
         if self.capability is not None:
             self._temporaries(func, args)
+            if func is aten._scaled_dot_product_efficient_attention.default:
+                self._logsumexp(args[0], result[1])
         if self.time_it:
             self._kernel(func, args, kwargs, result, seconds)
         return result

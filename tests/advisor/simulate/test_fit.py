@@ -158,3 +158,33 @@ def test_a_shared_profile_serves_no_fewer_layers_than_were_traced(tmp_path, monk
         found = make._load(dataclasses.replace(deep, config=config), known)
         assert (found is not None) == (layers >= 4)
     assert len(known) == 1  # read once
+
+
+@pytest.mark.parametrize("length", [96, 100, 128])
+def test_a_short_context_is_traced_and_holds_between_the_blocks_of_attention(length):
+    """The memory-efficient kernel keeps its sums in blocks of 32 tokens."""
+    from advisor.simulate.step import record
+
+    config = {
+        "model_type": "bert",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "vocab_size": 512,
+    }
+    structure = Structure(
+        config=canonical_config(config), task="text-classification", compute_capability=(7, 5)
+    )
+
+    def trace(depth, batch, length):
+        return record(structure, depth=depth, batch=batch, length=length)
+
+    profile = fit(trace, depth=2, replicate=False, single_row=False, context=128)
+    direct = trace(2, 3, length)
+    (kept, *_) = [
+        slot for slot, rule in profile.rules.items() if rule.name == "efficient_attention_logsumexp"
+    ]
+    assert profile.sizes(3, length, 2)[kept] == direct.allocations[kept].num_bytes
+    assert direct.allocations[kept].num_bytes == 3 * 4 * (-(-length // 32) * 32) * 4
