@@ -49,6 +49,8 @@ class CpuTables:
     host_seconds: Mapping[str, float]
     in_situ: float
     """Time of a real Trainer's step over its operators and launches; scales the operators."""
+    half_known: bool
+    """False: 16 bits are emulated, too slowly to measure more than the smallest model in them."""
     num_threads: int
     spread: float
     """By how much the passes over a job differed, median."""

@@ -143,6 +143,9 @@ class Estimator:
             return TimeEstimate(
                 step_seconds=None, assumptions=("Time: this device's rates are unknown.",)
             )
+        if rates.emulates(plan):
+            said = "Time: unknown; this CPU emulates 16 bits, too slowly to be calibrated in them."
+            return TimeEstimate(step_seconds=None, assumptions=(said,))
         batch = plan.per_device_train_batch_size
         data = self._rows(plan)
         length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
@@ -189,7 +192,7 @@ class Estimator:
     def longest_step_seconds(self, plan: TrainingPlan) -> float | None:
         """Time of an optimizer step whose micro-batches are all the longest one."""
         rates = self._rates(plan)
-        if rates is None:
+        if rates is None or rates.emulates(plan):
             return None
         cost = self._cost(plan, self._structure(plan), rates, float(self.longest(plan)))
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps)

@@ -30,14 +30,14 @@ from advisor.versions import installed
 
 _REVISION = 2
 """Raised whenever calibrate.py measures another way, so that old files are made again."""
-_CALIBRATION_REVISION = 1
+_CALIBRATION_REVISION = 2
 """The same of cpu_probe.py."""
 BUSY = 0.15
 """Processors that others may use while this machine is calibrated."""
 MOST_SPREAD = 0.25
 """By how much the repeats of a step may differ, median."""
 BELIEVED = (0.8, 1.3)
-"""What a real Trainer's step may take over its operators and launches; else something disturbed."""
+"""What operators may take in a real Trainer's step over their recorded time; else disturbed."""
 _MOST_SECONDS = 180
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What torch takes its number of threads from; else from the processors."""
@@ -96,7 +96,7 @@ def calibration_state() -> State:
 def calibrate(
     on_progress: Progress | None = None, *, cancelled: Callable[[], bool] = lambda: False
 ) -> Calibration:
-    """Measure this machine's processor, about 25 s, and keep the result.
+    """Measure this machine's processor, 25 s to a minute, and keep the result.
 
     Args:
         on_progress: told of the steps.

@@ -11,6 +11,7 @@ from typing import Any
 
 from advisor.cpu_time import CpuTables
 from advisor.hardware.machine import Gpu
+from advisor.plan import TrainingPlan
 from advisor.simulate.profile import KINDS
 from advisor.units import MIB
 
@@ -91,6 +92,11 @@ class Rates:
     """Share of the bandwidth that each kind of operator reaches."""
     tables: CpuTables | None = None
     """Of a CPU that was calibrated: what each operator costs, in place of the rates above."""
+
+    def emulates(self, plan: TrainingPlan) -> bool:
+        """Whether the plan computes in 16 bits, of which this CPU's calibration knows little."""
+        in_half = plan.bf16 or plan.fp16 or plan.dtype != "float32"
+        return self.tables is not None and not self.tables.half_known and in_half
 
 
 _ERROR = {"A100": 0.15, "L40S": 0.2, "B200": 0.2, "H100": 0.25, "T4": 0.25}

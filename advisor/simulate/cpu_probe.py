@@ -33,6 +33,8 @@ QUIET = 0.05
 """Processors that other programs may use; a job that was disturbed more is repeated."""
 MOST_SECONDS = 18
 """After which nothing is repeated."""
+MOST_JOB_SECONDS = 2.0
+"""Expected of a job in 16 bits, above which it is left out: this processor only emulates them."""
 
 
 def _llama(width: int, inner: int, layers: int, vocabulary: int, heads: int) -> dict[str, Any]:
@@ -110,16 +112,25 @@ def measure(progress: Callable[[str, dict[str, Any]], None]) -> dict[str, Any]:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    jobs = [
-        (_structure(config, batch, length, {**_PRECISIONS[name], **values}), batch, length)
-        for config, batch, length, precisions, values in _JOBS
-        for name in precisions
-    ]
     deadline = time.monotonic() + MOST_SECONDS
+    slower = _half_over_single()
+    jobs: list[tuple[Structure, int, int]] = []
     passes: list[_Pass] = []
-    for number, job in enumerate(jobs, 1):
-        progress("calibrate.step", {"number": number, "count": len(jobs)})
-        passes.append(observe(*job))
+    for number, (config, batch, length, precisions, values) in enumerate(_JOBS, 1):
+        progress("calibrate.step", {"number": number, "count": len(_JOBS)})
+        took = 0.0
+        for name in precisions:
+            if number > 1 and name != "single" and slower * took > MOST_JOB_SECONDS:
+                continue
+            job = (
+                _structure(config, batch, length, {**_PRECISIONS[name], **values}),
+                batch,
+                length,
+            )
+            start = time.monotonic()
+            passes.append(observe(*job))
+            jobs.append(job)
+            took = took or time.monotonic() - start
     disturbed = [i for i, found in enumerate(passes) if found.foreign > QUIET]
     for i in sorted(disturbed, key=lambda i: -passes[i].foreign):
         if time.monotonic() < deadline:
@@ -134,10 +145,25 @@ def measure(progress: Callable[[str, dict[str, Any]], None]) -> dict[str, Any]:
         "attention": fit_attention(rows),
         "host_seconds": host,
         "in_situ": _in_situ(host),
+        "half_known": len(jobs) == sum(len(precisions) for _, _, _, precisions, _ in _JOBS),
         "num_threads": torch.get_num_threads(),
         "spread": float(np.median([found.spread() for found in passes])),
         "foreign": float(np.mean([found.foreign for found in passes])),
     }
+
+
+def _half_over_single() -> float:
+    """How much longer a matmul of a backward takes in 16 bits: many times where it is emulated."""
+    import torch
+
+    took = []
+    for dtype in (torch.bfloat16, torch.float32):
+        left, right = (torch.ones(256, 256, dtype=dtype) for _ in range(2))
+        left @ right
+        start = time.perf_counter()
+        left @ right
+        took.append(time.perf_counter() - start)
+    return took[0] / took[1]
 
 
 def _structure(
@@ -192,6 +218,7 @@ def observe(structure: Structure, batch: int, length: int) -> _Pass:
             "phase": PHASES[k.phase],
             "by_python": k.by_python,
             "launches": k.num_launches,
+            "views": k.num_views,
             "flops": k.flops,
             "num_bytes": k.num_bytes,
             "dims": k.dims,
@@ -217,20 +244,21 @@ def _host() -> dict[str, float]:
 
 
 def _in_situ(host: dict[str, float]) -> float:
-    """How much longer steps of the real Trainer are than operators and launches; the mean.
+    """By how much operators take longer in steps of the real Trainer than under the recorder.
 
-    Views are left out of that sum, and the ratio then scales the operators alone
-    (cpu_time.py).
+    What is left of a step when Python's, autograd's and the Trainer's own time is taken away, over
+    the operators' recorded time; the mean. cpu_time.py scales the operators by it.
     """
     ratios = []
     for config, batch, length, steps in _ANCHORS:
         found = observe(_structure(config, batch, length, {}), batch, length)
-        expected = host["step"] + sum(row["seconds"] for row in found.timed())
+        around = host["step"]
         for row in found.rows:
             phase = "forward" if row["by_python"] else "backward"
-            expected += host[phase] * row["launches"]
-        ratios.append(trainer_step(config, batch, length, {}, steps) / expected)
-    return float(np.exp(np.mean(np.log(ratios))))
+            around += host[phase] * row["launches"] + host["view"] * row["views"]
+        operators = sum(row["seconds"] for row in found.timed())
+        ratios.append((trainer_step(config, batch, length, {}, steps) - around) / operators)
+    return float(np.exp(np.mean(np.log(np.maximum(ratios, 0.1)))))
 
 
 def _around_operators(layers: int) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import pytest
 
 from advisor import records
 from advisor.cpu_time import CpuTables, cpu_seconds, fit_attention, fit_matmul, tabulate
+from advisor.plan import TrainingPlan
 from advisor.rates import calibrated_rates
 from advisor.simulate.profile import KINDS
 from advisor.speed import step_cost
@@ -39,6 +40,7 @@ def tables():
         "attention": fit_attention(ROWS),
         "host_seconds": {"forward": 1e-6, "backward": 1e-6, "view": 1e-7, "step": 1e-3},
         "in_situ": 1.0,
+        "half_known": True,
         "num_threads": 2,
         "spread": 0.01,
         "foreign": 0.0,
@@ -101,3 +103,14 @@ def test_a_step_is_the_sum_of_its_operators_and_of_the_host(tables):
     cost = step_cost(dataclasses.replace(profile(), kernels=kernels), rates, 1, 1, 4)
     assert cost.forward == pytest.approx(4 * (1.2e-5 + 1e-6))
     assert cost.update_seconds(rates, 3) == pytest.approx(3 * (cost.forward + 1e-3) + 1.2e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "unknown"), [({}, False), ({"bf16": True}, True), ({"dtype": "bfloat16"}, True)]
+)
+def test_16_bits_are_unknown_where_they_were_too_slow_to_measure(tables, values, unknown):
+    plan = TrainingPlan(use_cpu=True, **({"dtype": "float32"} | values))
+    known = calibrated_rates(tables, "2026-01-01")
+    emulated = calibrated_rates(dataclasses.replace(tables, half_known=False), "2026-01-01")
+    assert emulated.emulates(plan) is unknown
+    assert not known.emulates(plan)

@@ -19,6 +19,7 @@ FOUND = {
     "attention": {},
     "host_seconds": {"forward": 1e-6, "backward": 1e-6, "view": 1e-7, "step": 1e-3},
     "in_situ": 1.0,
+    "half_known": True,
     "num_threads": 2,
     "spread": 0.02,
     "foreign": 0.01,
