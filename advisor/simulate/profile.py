@@ -144,6 +144,7 @@ class Structure:
         if not with_depth:
             config = _without_depth(config)
         data["config"] = config
+        data["for_any_depth"] = not with_depth  # a model of the depth that is traced has both keys
         data["versions"] = [installed(p) for p in ("torch", "transformers", "peft", "accelerate")]
         data["format"] = FORMAT
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]

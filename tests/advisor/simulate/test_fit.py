@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from advisor import records
 from advisor.plan import Checkpointing, LoraSettings, Quantization
 from advisor.simulate import replay
 from advisor.simulate.fit import fit
@@ -158,6 +159,25 @@ def test_a_shared_profile_serves_no_fewer_layers_than_were_traced(tmp_path, monk
         found = make._load(dataclasses.replace(deep, config=config), known)
         assert (found is not None) == (layers >= 4)
     assert len(known) == 1  # read once
+
+
+def test_a_profile_of_four_layers_alone_serves_no_deeper_model(tmp_path, monkeypatch):
+    """Four are what others are repeated from, but a model of four is traced as it is."""
+    from advisor.simulate import make
+
+    monkeypatch.setattr(make, "profiles_dir", lambda: tmp_path)
+    four, seven = (
+        dataclasses.replace(
+            structure_for("full"), config=canonical_config({**CONFIG, "num_hidden_layers": layers})
+        )
+        for layers in (4, 7)
+    )
+    make.make_profile(records.encode(four), lambda *_: None)
+    assert not make._load(four).replicated
+    assert make._load(seven) is None
+    make.make_profile(records.encode(seven), lambda *_: None)
+    assert make._load(seven).replicated
+    assert not make._load(four).replicated
 
 
 @pytest.mark.parametrize("length", [96, 100, 128])
