@@ -71,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add("probe", _probe, "what this machine has")
 
-    command = add("calibrate", _calibrate, "measure how fast this machine trains, about 25 s")
+    command = add("calibrate", _calibrate, "measure how fast this machine trains, under a minute")
+    command.add_argument(
+        "--machine", help='a GPU of this machine: its UUID, "cuda:1"; or "cpu"; else what trains'
+    )
     command.add_argument("--lang", choices=tuple(LANGUAGES), default="en")
 
     command = add("estimate", _estimate, "memory and time of one exact plan")
@@ -120,9 +123,19 @@ def _probe(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from advisor.measurements import calibrate
+    from advisor.hardware.choice import choose
+    from advisor.hardware.probe import probe_machine
+    from advisor.recommend import Advisor
 
-    found = calibrate(_progress())
+    machine = probe_machine()
+    if args.machine not in (None, "cpu"):
+        machine = choose(machine, args.machine)
+    gpu = None if args.machine == "cpu" else machine.accelerator()
+    advisor = Advisor()
+    try:
+        found = advisor.calibrate(gpu, _progress())
+    finally:
+        advisor.close()
     _print(records.encode(found) if args.json else console.calibration_text(found, args.lang))
     return EXIT_ANSWERED
 

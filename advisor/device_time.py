@@ -61,7 +61,7 @@ def device_seconds(
         dims = np.maximum(kernels.dims @ basis, 1.0)
         fused = attention[kernels.shaped]
         rows = kernels.shaped[fused]
-        computing[rows] /= _attention_share(dims[fused])
+        computing[rows] /= attention_share(dims[fused])
         rows = kernels.shaped[~fused]
         computing[rows] = matmul_seconds(dims[~fused], rate[rows], rates.processors)
     return computing, moved / bandwidth
@@ -86,7 +86,7 @@ def matmul_seconds(dims: np.ndarray, rate: np.ndarray, processors: int) -> np.nd
     return np.where(too_short[:, None], np.inf, seconds).min(axis=(0, 1))
 
 
-def _attention_share(dims: np.ndarray) -> np.ndarray:
+def attention_share(dims: np.ndarray) -> np.ndarray:
     """Share of its rate that fused attention of (r, 4) shapes reaches."""
     _, queries, _, width = dims.T
     narrow, share = _NARROW_HEAD

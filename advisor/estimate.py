@@ -17,7 +17,7 @@ from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.measurements import calibration, measured
+from advisor.measurements import calibration, gpu_calibration, measured
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.peaks import Asked, context_of, on_cpu, on_gpu, spread
@@ -363,7 +363,8 @@ class Estimator:
     def _rates(self, plan: TrainingPlan) -> Rates | None:
         gpu = self._gpu(plan)
         if gpu is not None:
-            return gpu_rates(gpu)
+            known = gpu_calibration(gpu) if self._machine.source == "probe" else None
+            return gpu_rates(gpu) if known is None else known.rates(gpu)
         if self._machine.source != "probe":
             return None
         calibrated = calibration()

@@ -1,7 +1,8 @@
 """What was measured of this machine, kept under home.
 
-Starts processes: small measurements are the worker's (calibrate.py), the calibration of the
-processor (cpu_probe.py) has a process of its own, which can be ended.
+Starts processes: small measurements are the worker's (calibrate.py), the calibrations of the
+processor (cpu_probe.py) and of a GPU (gpu_probe.py) have processes of their own, which can be
+ended.
 """
 
 import hashlib
@@ -17,14 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from advisor import records
 from advisor.cpu_time import CpuTables
 from advisor.errors import InputError, WorkerError
+from advisor.gpu_time import BELIEVED as GPU_BELIEVED
+from advisor.gpu_time import GpuTables, calibrated_gpu_rates, fit_anchors, half_of
 from advisor.hardware import host
 from advisor.hardware.load import Foreign, busiest
+from advisor.hardware.machine import Gpu
 from advisor.home import cache_dir
+from advisor.rates import Rates
+from advisor.simulate.make import ProfileStore
 from advisor.simulate.worker import Progress, Worker
 from advisor.versions import installed
 
@@ -32,6 +38,8 @@ _REVISION = 2
 """Raised whenever calibrate.py measures another way, so that old files are made again."""
 _CALIBRATION_REVISION = 2
 """The same of cpu_probe.py."""
+_GPU_CALIBRATION_REVISION = 1
+"""The same of gpu_probe.py."""
 BUSY = 0.15
 """Processors that others may use while this machine is calibrated."""
 MOST_SPREAD = 0.25
@@ -42,6 +50,7 @@ _MOST_SECONDS = 180
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What torch takes its number of threads from; else from the processors."""
 State = Literal["current", "stale", "never"]
+Found = TypeVar("Found")
 
 
 def measured(method: str, worker: Worker, on_progress: Progress | None) -> Any:
@@ -76,7 +85,32 @@ class Calibration:
 
     def measured_on(self) -> str:
         """When, for people: UTC."""
-        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.measured_at))
+        return _for_people(self.measured_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCalibration:
+    """The calibrated rates of one GPU of this machine."""
+
+    tables: GpuTables
+    host: tuple[float, float]
+    """Factor on the host's seconds of an operator; seconds of the Trainer's loop."""
+    ratio: float
+    """Time of a real step's operators over that of operators that run alone."""
+    name: str
+    made_for: tuple[str, ...]
+    """Library versions and card it holds for."""
+    measured_at: float
+    """Seconds since the epoch."""
+
+    def rates(self, gpu: Gpu) -> Rates:
+        """What the card and its host do with an operator."""
+        on = _for_people(self.measured_at)
+        return calibrated_gpu_rates(gpu, self.tables, self.host, self.ratio, on)
+
+
+def _for_people(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def calibration() -> Calibration | None:
@@ -110,7 +144,7 @@ def calibrate(
     programs = busiest()
     if foreign.processors() > BUSY:
         raise _busy(foreign.processors(), programs)
-    found = _run_probe(on_progress, cancelled)
+    found = _run_probe(["advisor.simulate.cpu_probe"], {}, on_progress, cancelled)
     tables = records.decode(CpuTables, found, "calibration")
     if tables.foreign > BUSY:
         raise _busy(tables.foreign, busiest())
@@ -127,20 +161,96 @@ def _busy(processors: float, programs: tuple[Any, ...]) -> InputError:
     return InputError("measurements.busy", processors=f"{processors:.1f}", names=names)
 
 
-def _run_probe(on_progress: Progress | None, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def calibrate_gpu(
+    worker: Worker,
+    gpu: Gpu,
+    on_progress: Progress | None = None,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> GpuCalibration:
+    """Measure one NVIDIA GPU of this machine, about half a minute, and keep the result.
+
+    Args:
+        worker: simulates the steps that are measured, too.
+        gpu: probed on this machine.
+        on_progress: told of the steps.
+        cancelled: asked now and then; the measurement ends where it says so.
+
+    Raises:
+        InputError: somebody uses the card, or it cannot be measured; the rates known before are
+            kept.
+        WorkerError: the measurement failed or was cancelled.
+    """
+    if not can_calibrate(gpu):
+        raise InputError("measurements.no_cuda", name=gpu.name)
+    if gpu.processes:
+        names = [f"{p.name or '?'} ({p.pid})" for p in gpu.processes[:3]]
+        raise InputError("measurements.gpu_busy", name=gpu.name, names=names)
+    arguments = ["advisor.simulate.gpu_probe", "cuda", half_of(gpu)]
+    visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+    found = _run_probe(arguments, visible, on_progress, cancelled)
+    tables = records.decode(GpuTables, found, "calibration")
+    host, ratio = fit_anchors(gpu, tables, ProfileStore(worker).get)
+    if tables.spread > MOST_SPREAD or not GPU_BELIEVED[0] < ratio < GPU_BELIEVED[1]:
+        spread = max(tables.spread, abs(ratio - 1))
+        raise InputError("measurements.spread", spread=round(spread, 2))
+    result = GpuCalibration(
+        tables=tables,
+        host=host,
+        ratio=ratio,
+        name=gpu.name,
+        made_for=_made_for_gpu(gpu),
+        measured_at=time.time(),
+    )
+    _write(_gpu_path(gpu), records.encode(result))
+    return result
+
+
+def can_calibrate(gpu: Gpu) -> bool:
+    """Whether the card can be measured: through CUDA, by the installed torch."""
+    return gpu.vendor == "nvidia" and gpu.uuid is not None and gpu.usable_by_torch is not False
+
+
+def gpu_calibration(gpu: Gpu) -> GpuCalibration | None:
+    """What `calibrate` found for this card with these libraries; None without any."""
+    path = _gpu_path(gpu)
+    found = _read(GpuCalibration, path, path.stat().st_mtime_ns) if path.exists() else None
+    return found if found is not None and found.made_for == _made_for_gpu(gpu) else None
+
+
+def _gpu_path(gpu: Gpu) -> Path:
+    key = hashlib.sha256(str(gpu.uuid).encode()).hexdigest()[:16]
+    return cache_dir() / f"calibration-gpu-{_GPU_CALIBRATION_REVISION}-{key}.json"
+
+
+def _made_for_gpu(gpu: Gpu) -> tuple[str, ...]:
+    versions = (installed(name) or "" for name in ("torch", "transformers"))
+    return (*versions, gpu.name, str(gpu.uuid))
+
+
+def _run_probe(
+    arguments: list[str],
+    environment: dict[str, str],
+    on_progress: Progress | None,
+    cancelled: Callable[[], bool],
+) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as said:
-        return _answer_of_probe(said, on_progress, cancelled)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env=os.environ | environment,
+        )
+        return _answer_of_probe(process, said, on_progress, cancelled)
 
 
 def _answer_of_probe(
-    said: IO[str], on_progress: Progress | None, cancelled: Callable[[], bool]
+    process: subprocess.Popen[str],
+    said: IO[str],
+    on_progress: Progress | None,
+    cancelled: Callable[[], bool],
 ) -> dict[str, Any]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "advisor.simulate.cpu_probe"],
-        stdout=subprocess.PIPE,
-        stderr=said,
-        text=True,
-    )
     ended = threading.Event()
 
     def watch() -> None:
@@ -175,13 +285,13 @@ def _answer_of_probe(
 
 def _stored() -> Calibration | None:
     path = _path()
-    return _read(path, path.stat().st_mtime_ns) if path.exists() else None
+    return _read(Calibration, path, path.stat().st_mtime_ns) if path.exists() else None
 
 
-@lru_cache(maxsize=4)
-def _read(path: Path, _stamp: int) -> Calibration | None:
+@lru_cache(maxsize=16)
+def _read(kind: type[Found], path: Path, _stamp: int) -> Found | None:
     try:
-        return records.decode(Calibration, json.loads(path.read_text()), "calibration")
+        return records.decode(kind, json.loads(path.read_text()), "calibration")
     except (OSError, ValueError, InputError):
         return None  # damaged, or of another version: as if never made
 

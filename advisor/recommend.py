@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from advisor import demo, elsewhere, records, sources
+from advisor import demo, elsewhere, measurements, records, sources
 from advisor.conflicts import find_conflicts
 from advisor.data import DataDescription
 from advisor.elsewhere import Elsewhere
@@ -20,7 +20,7 @@ from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.choice import choose, is_local
-from advisor.hardware.machine import Machine
+from advisor.hardware.machine import Gpu, Machine
 from advisor.hardware.probe import probe_machine
 from advisor.home import runs_dir
 from advisor.locale import Message
@@ -101,6 +101,19 @@ class Advisor:
         `data` answer only what they were asked before. Safe from any thread.
         """
         self._worker.cancel()
+
+    def calibrate(
+        self,
+        gpu: Gpu | None,
+        on_progress: Progress | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> measurements.Calibration | measurements.GpuCalibration:
+        """Measure a GPU of this machine, or its processor; see `measurements` for the errors."""
+        if gpu is None:
+            return measurements.calibrate(on_progress, cancelled=cancelled)
+        self._worker.resume()
+        return measurements.calibrate_gpu(self._worker, gpu, on_progress, cancelled=cancelled)
 
     def machine(self, name: str | None = None, *, refresh: bool = False) -> Machine:
         """This machine (probed once, and again with `refresh`), one GPU of it, or the catalogue's.

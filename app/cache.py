@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from advisor import measurements
 from advisor.elsewhere import Elsewhere
 from advisor.errors import WorkerError
-from advisor.hardware.machine import Machine
+from advisor.hardware.machine import Gpu, Machine
 from advisor.hardware.probe import probe_machine
 from advisor.home import runs_dir
 from advisor.plan import TrainingPlan
@@ -123,15 +122,20 @@ def whole(question: Question) -> Recommendation:
 
 
 class Calibrating:
-    """A measurement of this machine's processor that runs; nothing else is answered meanwhile."""
+    """A measurement of this machine that runs; nothing else is answered meanwhile."""
 
-    def __init__(self) -> None:
-        """Start it."""
+    def __init__(self, gpu: Gpu | None) -> None:
+        """Start it.
+
+        Args:
+            gpu: which to measure; None is the processor.
+        """
+        self.gpu = gpu
         self.progress: Progress | None = None
         """The latest."""
         self._given_up = threading.Event()
         self._future = _thread().submit(
-            measurements.calibrate, self._told, cancelled=self._given_up.is_set
+            advisor().calibrate, gpu, self._told, cancelled=self._given_up.is_set
         )
 
     def _told(self, name: str, params: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 from advisor import measurements
 from advisor.errors import AdvisorError, InputError
 from advisor.export import FORMATS, export
+from advisor.hardware.machine import Gpu
 from advisor.locale import catalogue, render
 from advisor.recommend import Question
 from advisor.recommendation import Conflict, Recommendation
@@ -52,7 +53,8 @@ def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
                 icon=":material/speed:",
                 key="calibrate",
                 on_click=calibrate_dialog,
-                help=t(f"calibrate.{measurements.calibration_state()}", lang),
+                args=(_trains_on(recommendation),),
+                help=t(_calibration_help(recommendation), lang),
             )
         _export(recommendation)
         st.button(
@@ -67,16 +69,30 @@ def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
 
 
 def _may_calibrate(recommendation: Recommendation) -> bool:
-    """Whether the time rests on rates of this machine's processor that are not known well."""
+    """Whether the time rests on rates of this machine that are not known well."""
+    if recommendation.plan is None or recommendation.machine.source != "probe":
+        return False
+    gpu = _trains_on(recommendation)
+    if gpu is None:
+        return measurements.calibration_state() != "current"
+    return measurements.can_calibrate(gpu) and measurements.gpu_calibration(gpu) is None
+
+
+def _trains_on(recommendation: Recommendation) -> Gpu | None:
     plan, machine = recommendation.plan, recommendation.machine
-    on_cpu = plan is not None and (plan.use_cpu or machine.accelerator() is None)
-    return on_cpu and machine.source == "probe" and measurements.calibration_state() != "current"
+    return None if plan is None or plan.use_cpu else machine.accelerator()
 
 
-def calibrate_dialog() -> None:
-    """Measure this machine in a dialog that can be left."""
+def _calibration_help(recommendation: Recommendation) -> str:
+    if _trains_on(recommendation) is not None:
+        return "calibrate.gpu"
+    return f"calibrate.{measurements.calibration_state()}"
+
+
+def calibrate_dialog(gpu: Gpu | None) -> None:
+    """Measure the GPU, or the processor, in a dialog that can be left."""
     lang = state.language()
-    st.session_state["calibrating"] = cache.Calibrating()
+    st.session_state["calibrating"] = cache.Calibrating(gpu)
     st.dialog(t("calibrate.title", lang), on_dismiss=_end_calibration)(_calibration_body)()
 
 
@@ -100,7 +116,7 @@ def _follow_calibration() -> None:
             t("action.retry", lang),
             icon=":material/refresh:",
             key="calibrate_again",
-            on_click=lambda: st.session_state.update(calibrating=cache.Calibrating()),
+            on_click=lambda: st.session_state.update(calibrating=cache.Calibrating(running.gpu)),
         )
         return
     if done:

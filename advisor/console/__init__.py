@@ -9,7 +9,7 @@ from advisor import units
 from advisor.errors import AdvisorError
 from advisor.hardware.machine import Gpu, Machine
 from advisor.locale import Message, format_duration, render
-from advisor.measurements import Calibration
+from advisor.measurements import Calibration, GpuCalibration
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
 from advisor.review import Review
@@ -119,8 +119,10 @@ def _trains_on(machine: Machine) -> str:
     return "the CPU" if gpu is None else gpu.name
 
 
-def calibration_text(found: Calibration, lang: str = "en") -> str:
-    """What was measured of this machine's processor, in one line."""
+def calibration_text(found: Calibration | GpuCalibration, lang: str = "en") -> str:
+    """What was measured of this machine's processor or GPU, in one line."""
+    if isinstance(found, GpuCalibration):
+        return _text([_gpu_calibration(found, lang)])
     tables = found.tables
     rates = {name: tables.matmul_flops_per_second(name) for name in ("single", "half")}
     return _text(
@@ -133,6 +135,21 @@ def calibration_text(found: Calibration, lang: str = "en") -> str:
                 spread=tables.spread,
             )
         ]
+    )
+
+
+def _gpu_calibration(found: GpuCalibration, lang: str) -> str:
+    tables = found.tables
+    flops = {k: f"{v / 1e12:,.1f} TFLOP/s" for k, v in tables.flops_per_second.items()}
+    return _say(
+        "calibrated_gpu",
+        lang,
+        name=found.name,
+        dtype=tables.half,
+        memory=f"{tables.bytes_per_second['elementwise'] / 1e9:,.0f} GB/s",
+        host=f"{found.host[0]:.2f}",
+        ratio=f"{found.ratio:.2f}",
+        **flops,
     )
 
 

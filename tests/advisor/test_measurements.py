@@ -132,7 +132,7 @@ def test_a_damaged_file_is_none(home):
 def test_a_calibration_can_be_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINING_ADVISOR_HOME", str(tmp_path))
     with pytest.raises(WorkerError, match="Cancelled"):
-        measurements._run_probe(None, lambda: True)
+        measurements._run_probe(["advisor.simulate.cpu_probe"], {}, None, lambda: True)
 
 
 def test_a_program_that_computes_is_seen():

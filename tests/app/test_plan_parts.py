@@ -27,7 +27,7 @@ def test_cancelled_calibration_closes_its_dialog(monkeypatch):
 
     monkeypatch.setattr(measurements, "calibrate", calibrate)
     monkeypatch.setattr(state, "language", lambda: "en")
-    monkeypatch.setattr(st, "session_state", {"calibrating": cache.Calibrating()})
+    monkeypatch.setattr(st, "session_state", {"calibrating": cache.Calibrating(None)})
     monkeypatch.setattr(st, "rerun", close)
     assert begun.wait(10)
     plan_parts._end_calibration()
