@@ -12,7 +12,7 @@ from advisor import records
 from advisor.errors import InputError
 from advisor.home import runs_dir
 from advisor.locale import format_duration
-from advisor.units import format_bytes
+from advisor.units import format_in_gib
 from trainer import launch, record, runs
 
 
@@ -135,7 +135,7 @@ def _show_text(run: dict[str, Any]) -> str:
 
 def _words(key: str, value: float | None) -> str:
     if key.endswith("_bytes"):
-        return format_bytes(value)
+        return format_in_gib(value)
     if value is not None and value < 10:
         return f"{value:.3g} s"
     return format_duration(value)
