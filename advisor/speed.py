@@ -20,7 +20,9 @@ LIMITS: dict[Regime, str] = {
     "bandwidth": "Time: limited by the device's memory bandwidth.",
     "launch": "Time: limited by the host, which launches kernels slower than the device runs them.",
 }
-_LIMIT_ON_CPU = "Time: limited by what each operator costs beside its arithmetic, as in small models."
+_LIMIT_ON_CPU = (
+    "Time: limited by what each operator costs beside its arithmetic, as in small models."
+)
 _IDLE = 0.25
 """Share of a step that the device waits, from which on the host limits it."""
 

@@ -97,7 +97,11 @@ def _find(name: str | None) -> Path:
 
 
 def _plain(status: runs.RunStatus) -> dict[str, Any]:
-    return {**records.encode(status), "run_dir": str(status.run_dir)}
+    return {
+        **records.encode(status),
+        "run_dir": str(status.run_dir),
+        "result": runs.result_lines(status),
+    }
 
 
 def _list_text(answer: list[dict[str, Any]]) -> str:
@@ -130,6 +134,7 @@ def _show_text(run: dict[str, Any]) -> str:
         if predicted is not None or measured is not None:
             words = f"predicted {_words(key, predicted)}, measured {_words(key, measured)}"
             lines.append(f"  {key}: {words}")
+    lines += [f"  {line}" for line in run["result"]]
     return "\n".join(lines)
 
 
