@@ -36,7 +36,8 @@ def load_code(auto_class: str, model: Any, path: str) -> str:
 def _classes(names: Mapping[int, str]) -> str:
     if len(names) > MAX_NAMED_CLASSES:
         return f", num_labels={len(names)}"
-    return f", id2label={dict(names)!r}"
+    numbers = {name: number for number, name in names.items()}
+    return f", id2label={dict(names)!r}, label2id={numbers!r}"
 
 
 def lines(
