@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer, pip and make; everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?= 8501
 CHECKED := advisor trainer app tests
 
 .PHONY: setup run test test-all check fix bench bench-readme bench-gpu lock
@@ -15,7 +16,7 @@ setup: .venv/.installed
 
 run: setup
 	@echo "Preparing the first answer; the very first start also measures this machine (20 s)."
-	$(BIN)/python -m app
+	$(BIN)/python -m app --port $(PORT)
 
 # The browser tests drive a real server and a real training run: alone, after the others.
 test: setup

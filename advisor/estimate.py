@@ -30,9 +30,9 @@ from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, struc
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import (
-    LIMITS,
     StepCost,
     TimeEstimate,
+    limit_in_words,
     runs_unknown_kernels,
     software_of,
     step_cost,
@@ -159,7 +159,11 @@ class Estimator:
         speed = learned.speed()
         step = cost.update_seconds(rates, plan.gradient_accumulation_steps) / speed
         error = rates.launch_error if cost.regime == "launch" else rates.relative_error
-        assumptions = [rates.assumption, LIMITS[cost.regime], software_of(plan, self._software)]
+        assumptions = [
+            rates.assumption,
+            limit_in_words(cost.regime, rates),
+            software_of(plan, self._software),
+        ]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
             assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")

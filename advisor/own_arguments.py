@@ -67,7 +67,9 @@ class DataArguments:
         "Evaluation rows, likewise; null takes the data's own, or splits some off.",
     )
     validation_split_percentage: int = _field(
-        5, "Share of the training rows split off for evaluation where there is no file."
+        5,
+        "Share of the training rows split off for evaluation where there is no file; 5, the "
+        "default, is at least 20 rows, or a fifth of fewer than 100.",
     )
     text_column: str | None = _field(None, "Column with the text; null finds it.")
     text_column_names: str | None = _field(

@@ -16,7 +16,7 @@ from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
 from advisor.simulate.buckets import buckets_of
 from advisor.simulate.profile import CONVOLUTIONS, Profile
-from advisor.units import MIB
+from advisor.units import MIB, format_in_gib
 
 CPU_ROUNDING = 64
 """Bytes a CPU tensor is aligned to (c10/core/alignment.h)."""
@@ -242,7 +242,7 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         occasions["save"] = baseline + kept(asked.evaluation, peaks.occasions["save"], saves=True)
     low, high = 1 - _CPU_ERROR[0], 1 + _CPU_ERROR[1]
     interval = (math.floor((baseline + steady) * low), math.ceil((baseline + steady) * high))
-    said = [f"A training process without a model takes {baseline / MIB:,.0f} MiB, measured here."]
+    said = [f"A training process without a model takes {format_in_gib(baseline)}, measured here."]
     if asked.learned.memory_ratios:
         low, high = spread([ratio / factor for ratio in asked.learned.memory_ratios], 0.04)
         interval = (math.floor(baseline + steady * low), math.ceil(baseline + steady * high))

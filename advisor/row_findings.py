@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INFORMATION = frozenset(
     {
         "data.held_out",
+        "data.held_out_by_class",
         "data.validation_split",
         "data.test_split",
         "data.sampled_file",

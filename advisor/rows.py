@@ -5,6 +5,8 @@
 Touches disk; the Hub for its ids alone.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SPLIT_SEED = 42
-_MAX_SPLIT_ROWS = 2000
+SPLIT_PERCENTAGE = 5
+"""Share of the rows held out unless asked otherwise; of few rows, more."""
+_MIN_SPLIT_ROWS, _MAX_SPLIT_ROWS = 20, 2000
+_MIN_ROWS_SHARE = 5
+"""The least number of rows is at most one in so many: the others are needed to learn from."""
+_FEW_EVALUATION_ROWS = 50
+"""Below this, one row is more than two percent of an evaluation: it is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +75,7 @@ def load_rows(
     task: str = "causal-lm",
     *,
     label_column: str | None = None,
-    validation_split_percentage: float = 5,
+    validation_split_percentage: float = SPLIT_PERCENTAGE,
     sample: bool = False,
 ) -> Rows:
     """Read data and its evaluation split.
@@ -82,10 +90,12 @@ def load_rows(
         text_column: where the text is, "one,two" for a pair; looked for under the task's usual
             names when left out.
         validation_path: what to evaluate on; without it, and without a validation split of the
-            data's own, rows are held out: the same ones each time, at least 1 and at most 2,000.
+            data's own, rows are held out: the same ones each time, at most 2,000; where rows have
+            a class, each class by its share.
         task: slug of `advisor.tasks`.
         label_column: where the class is, of a task whose rows have one; looked for likewise.
-        validation_split_percentage: share of rows held out, in percent.
+        validation_split_percentage: share of rows held out, in percent. At the default it is at
+            least 20 rows, or a fifth of the data where that is fewer.
         sample: of large data, read a part: enough to describe them.
 
     Raises:
@@ -105,7 +115,8 @@ def load_rows(
         num_empty += int((~evaluation.there).sum())
         classes = _classes(part, rest)
     else:
-        held_out = _held_out(int(train.there.sum()), source, validation_split_percentage)
+        number = int(train.there.sum())
+        held_out = _held_out(number, source, validation_split_percentage, part.names)
         masks = train.there.copy(), train.there.copy()
         masks[0][train.there], masks[1][train.there] = ~held_out, held_out
         classes = _classes(part, held_out)
@@ -113,7 +124,9 @@ def load_rows(
     parts = _select(train.table, masks[0]), _select(evaluation.table, masks[1])
     totals = _totals(source, other_source, train.there, parts, validation_split_percentage)
     if other_source is None:
-        findings += (_held_out_finding(*totals),)
+        findings += (_held_out_finding(*totals, by_class=classes is not None),)
+    if totals[1] < _FEW_EVALUATION_ROWS:
+        noticed += (_few_rows_finding(totals[1], with_classes=classes is not None),)
     if classes is not None:
         findings += classes.findings
         if source.is_sample:
@@ -245,11 +258,24 @@ def _classes(part: _Part, evaluation: "_Part | np.ndarray") -> Labels | None:
 
 
 def _num_held_out(num_rows: int, percentage: float) -> int:
-    return min(max(round(num_rows * percentage / 100), 1), _MAX_SPLIT_ROWS, num_rows - 1)
+    number = max(round(num_rows * percentage / 100), 1)
+    if percentage == SPLIT_PERCENTAGE:
+        number = max(number, min(_MIN_SPLIT_ROWS, num_rows // _MIN_ROWS_SHARE))
+    return min(number, _MAX_SPLIT_ROWS, num_rows - 1)
 
 
-def _held_out(num_rows: int, source: Source, percentage: float) -> "np.ndarray":
-    """Which rows are held out for evaluation; the others train, in the files' order."""
+def _held_out(
+    num_rows: int, source: Source, percentage: float, names: Sequence[str] = ()
+) -> "np.ndarray":
+    """Which rows are held out for evaluation; the others train, in the files' order.
+
+    Args:
+        num_rows: with text.
+        source: of them.
+        percentage: share held out.
+        names: the class of each row; each class is held out by its share and keeps a row to learn
+            from, where there are rows enough for that.
+    """
     import numpy as np
 
     if not 0 < percentage < 100:
@@ -257,10 +283,34 @@ def _held_out(num_rows: int, source: Source, percentage: float) -> "np.ndarray":
     if num_rows < 2:
         raise InputError("rows.one_row", path=source.name, field="data")
     number = _num_held_out(num_rows, percentage)
-    chosen = np.random.default_rng(_SPLIT_SEED).choice(num_rows, number, replace=False)
+    draw = np.random.default_rng(_SPLIT_SEED)
     held_out = np.zeros(num_rows, dtype=bool)
-    held_out[chosen] = True
+    shares = _shares(Counter(names), number)
+    if not shares:
+        held_out[draw.choice(num_rows, number, replace=False)] = True
+        return held_out
+    ids = {name: i for i, name in enumerate(shares)}
+    classes = np.fromiter((ids[name] for name in names), dtype=np.int64, count=num_rows)
+    for name, share in shares.items():
+        if share:
+            rows = np.flatnonzero(classes == ids[name])
+            held_out[draw.choice(rows, share, replace=False)] = True
     return held_out
+
+
+def _shares(counts: Mapping[str, int], number: int) -> dict[str, int]:
+    """How many rows of each class make up `number`; none where some class would lose all."""
+    rows = sum(counts.values())
+    if rows - len(counts) < number:
+        return {}
+    exact = {name: number * counts[name] / rows for name in labels.order(counts)}
+    shares = {name: min(int(part), counts[name] - 1) for name, part in exact.items()}
+    while (left := number - sum(shares.values())) > 0:
+        open_ = [name for name, share in shares.items() if share < counts[name] - 1]
+        open_.sort(key=lambda name: shares[name] - exact[name])
+        for name in open_[:left]:
+            shares[name] += 1
+    return shares
 
 
 def _totals(
@@ -284,8 +334,16 @@ def _totals(
     return train, evaluation
 
 
-def _held_out_finding(num_train_rows: int, num_eval_rows: int) -> Message:
+def _few_rows_finding(num_eval_rows: int, *, with_classes: bool) -> Message:
+    if not with_classes:
+        return Message(id="data.few_evaluation_rows", params={"rows": num_eval_rows})
+    percent = float(f"{100 / num_eval_rows:.2g}")
+    params = {"rows": num_eval_rows, "percent": percent}
+    return Message(id="data.few_evaluation_rows_of_classes", params=params)
+
+
+def _held_out_finding(num_train_rows: int, num_eval_rows: int, *, by_class: bool) -> Message:
     rows = num_train_rows + num_eval_rows
     percent = float(f"{100 * num_eval_rows / rows:.2g}")
     params = {"held": num_eval_rows, "rows": rows, "percent": percent, "seed": _SPLIT_SEED}
-    return Message(id="data.held_out", params=params)
+    return Message(id="data.held_out_by_class" if by_class else "data.held_out", params=params)

@@ -86,7 +86,7 @@ def check_pins(pins: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known and _check_outside_the_plan(name, value):
             continue
         if name not in known:
-            known = (*known, *training_arguments.fields())
+            known = tuple(dict.fromkeys((*known, *training_arguments.fields())))
             nearest = tuple(difflib.get_close_matches(name, known, 5, 0.5))
             raise UnknownNameError("solve.unknown_pin", nearest=nearest, field=name)
         if name in OTHER_PINS and (

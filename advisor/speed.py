@@ -20,8 +20,16 @@ LIMITS: dict[Regime, str] = {
     "bandwidth": "Time: limited by the device's memory bandwidth.",
     "launch": "Time: limited by the host, which launches kernels slower than the device runs them.",
 }
+_LIMIT_ON_CPU = (
+    "Time: limited by what each operator costs beside its arithmetic, as in small models."
+)
 _IDLE = 0.25
 """Share of a step that the device waits, from which on the host limits it."""
+
+
+def limit_in_words(regime: Regime, rates: Rates) -> str:
+    """What a step waits for; a CPU launches nothing."""
+    return _LIMIT_ON_CPU if regime == "launch" and not rates.overlaps else LIMITS[regime]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,15 @@ def format_gib(num_bytes: float | None, digits: int | None = None) -> str:
     return f"{gib:,.{digits}f}"
 
 
+def format_in_gib(num_bytes: float | None) -> str:
+    """Bytes as GiB with the unit, for numbers that stand beside each other."""
+    if num_bytes is None:
+        return UNKNOWN
+    if 0 < num_bytes < 0.005 * GIB:
+        return "< 0.01 GiB"
+    return f"{format_gib(num_bytes)} GiB"
+
+
 def format_bytes(num_bytes: float | None) -> str:
     """Bytes with the binary unit that leaves one to three digits before the point."""
     if num_bytes is None:

@@ -21,13 +21,23 @@ PLAN_PAGE, RUN_PAGE = "views/plan.py", "views/run.py"
 """As Streamlit names pages: relative to the entry script."""
 
 
+START_DIALOG = "start"
+
+
+def ask_to_start() -> None:
+    """Open the dialog that asks before a run is started; a button's callback."""
+    state.allow_start()
+    state.open_dialog(START_DIALOG)
+
+
 def start_dialog(recommendation: Recommendation) -> None:
     """Ask before a run is started: the numbers, the command, what is held."""
-    lang = state.language()
-    state.allow_start()
-    st.dialog(t("start.title", lang), icon=":material/play_arrow:", width="medium")(_start_body)(
-        recommendation
-    )
+    st.dialog(
+        t("start.title", state.language()),
+        icon=":material/play_arrow:",
+        width="medium",
+        on_dismiss=state.close_dialog,
+    )(_start_body)(recommendation)
 
 
 def _start_body(recommendation: Recommendation) -> None:
@@ -56,7 +66,8 @@ def _start_body(recommendation: Recommendation) -> None:
     )
     st.caption(f":green[:material/lock:] {texts.contract(recommendation, lang)}")
     with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button(t("start.not_yet", lang)):
+        if st.button(t("start.not_yet", lang), key="start_not_yet"):
+            state.close_dialog()
             st.rerun()
         st.button(
             t("start.go", lang),
@@ -82,6 +93,7 @@ def start_run(recommendation: Recommendation) -> None:
     starts one run.
     """
     lang = state.language()
+    state.close_dialog()
     if not state.take_start():
         return
     if not may_launch():

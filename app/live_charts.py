@@ -175,7 +175,9 @@ def memory_lane(
     shows_free = free is not None and free / units.GIB < 2.2 * highest
     top = 1.12 * max(highest, free / units.GIB if shows_free and free else 0, 0.001)
     if predicted is not None and peak is not None:
-        _predicted_band(fig, predicted, quantity, peak, end, top, lang)
+        lines = [max((v for v in values if not math.isnan(v)), default=0.0)]
+        lines += [free / units.GIB] if shows_free and free else []
+        _predicted_band(fig, predicted, quantity, peak, end, top, lines, lang)
     dots = {"size": 3, "color": INK, "opacity": 0.5}
     hover = "%{y:.2f} GiB"
     fig.add_scatter(
@@ -211,8 +213,13 @@ def _predicted_band(
     peak: int,
     end: int,
     top: float,
+    lines: Sequence[float],
     lang: str,
 ) -> None:
+    """The band of the prediction, named on the side where none of the `lines` ends.
+
+    Where one ends on either side, the name stands on the left, where little has been reached yet.
+    """
     low, high = (v / units.GIB for v in predicted.interval.get(quantity, (peak, peak)))
     if high - low < 0.012 * top:  # a band thinner than a line would not be seen
         middle = (low + high) / 2
@@ -222,7 +229,13 @@ def _predicted_band(
         layer="below", row=1, col=1,
     )  # fmt: skip
     text = t("live.predicted_peak", lang, peak=peak)
-    note(fig, end, low, text, ADVISOR, xanchor="right", yanchor="top")
+    middle, room = (low + high) / 2, 0.1 * top
+    if not any(middle < y < high + room for y in lines):
+        note(fig, end, high, text, ADVISOR, xanchor="right", yanchor="bottom")
+    elif not any(low - room < y <= middle for y in lines):
+        note(fig, end, low, text, ADVISOR, xanchor="right", yanchor="top")
+    else:
+        note(fig, 0, low, text, ADVISOR, xanchor="left", yanchor="top")
 
 
 def _stack(fig: go.Figure, predicted: MemoryEstimate, top: float, lang: str) -> None:

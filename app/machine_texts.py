@@ -23,8 +23,11 @@ STRIP_HEIGHT = 56
 def summary(found: Iterable[Elsewhere], total: int, lang: str) -> str:
     """The page's sentence: how many of the catalogue's cards hold the plan."""
     verdicts = [one.memory.verdict for one in found if one.name is not None]
+    known = len(verdicts) - verdicts.count("unknown")
     if len(verdicts) < total:
-        key = "machines.headline.filling"
+        key = "machines.headline.filling" if known else "machines.headline.asking"
+    elif not known:
+        key = "machines.headline.unknown"
     else:
         key = "machines.headline.tight" if "tight" in verdicts else "machines.headline"
     return t(
@@ -32,7 +35,7 @@ def summary(found: Iterable[Elsewhere], total: int, lang: str) -> str:
         lang,
         fits=verdicts.count("fits"),
         tight=verdicts.count("tight"),
-        known=len(verdicts) - verdicts.count("unknown"),
+        known=known,
         done=len(verdicts),
         total=total,
     )

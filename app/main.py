@@ -57,6 +57,8 @@ page = st.navigation(
     ],
     position="top",
 )
+if page.url_path:  # not Plan, whose dialogs stay open when it is drawn again
+    state.close_dialog()
 page.run()
 footer()
 

@@ -17,9 +17,11 @@ from app import cache, charts, forms, frames, proving, state, texts
 from app.answering import say_progress
 from app.components import figure, heading, may_launch
 from app.components import verdict as draw_verdict
-from app.launching import start_dialog
+from app.launching import START_DIALOG, ask_to_start, start_dialog
 from app.run_texts import Run
 from app.texts import t
+
+_CALIBRATION_DIALOG = "calibrate"
 
 
 def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
@@ -52,7 +54,7 @@ def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
                 t("action.calibrate", lang),
                 icon=":material/speed:",
                 key="calibrate",
-                on_click=calibrate_dialog,
+                on_click=_calibrate,
                 args=(_trains_on(recommendation),),
                 help=t(_calibration_help(recommendation), lang),
             )
@@ -62,8 +64,7 @@ def verdict_card(recommendation: Recommendation, proof: Run | None) -> None:
             type="primary",
             icon=":material/play_arrow:",
             key="start",
-            on_click=start_dialog,
-            args=(recommendation,),
+            on_click=ask_to_start,
             disabled=why_not is not None,
         )
 
@@ -89,10 +90,34 @@ def _calibration_help(recommendation: Recommendation) -> str:
     return f"calibrate.{measurements.calibration_state()}"
 
 
-def calibrate_dialog(gpu: Gpu | None) -> None:
-    """Measure the GPU, or the processor, in a dialog that can be left."""
-    lang = state.language()
+def open_dialog(recommendation: Recommendation | None) -> None:
+    """The dialog that the reader has open, with the answer as it is now.
+
+    A page that is drawn again (a proof ended, other plans are there) would close it otherwise.
+
+    Args:
+        recommendation: what can be started now; None closes what asks to start it.
+    """
+    name = state.dialog()
+    if name == _CALIBRATION_DIALOG:
+        calibrate_dialog()
+    elif name == START_DIALOG and recommendation is not None and recommendation.plan is not None:
+        if _why_no_start(recommendation) is None:
+            start_dialog(recommendation)
+        else:
+            state.close_dialog()
+    elif name is not None:
+        state.close_dialog()
+
+
+def _calibrate(gpu: Gpu | None) -> None:
     st.session_state["calibrating"] = cache.Calibrating(gpu)
+    state.open_dialog(_CALIBRATION_DIALOG)
+
+
+def calibrate_dialog() -> None:
+    """Measure this machine in a dialog that can be left."""
+    lang = state.language()
     st.dialog(t("calibrate.title", lang), on_dismiss=_end_calibration)(_calibration_body)()
 
 
@@ -107,7 +132,8 @@ def _follow_calibration() -> None:
     running: cache.Calibrating = st.session_state["calibrating"]
     line = st.empty()
     if running.is_cancelled():
-        st.rerun()  # closes the dialog
+        state.close_dialog()
+        st.rerun()
     try:
         done = running.done()
     except AdvisorError as error:
@@ -120,6 +146,7 @@ def _follow_calibration() -> None:
         )
         return
     if done:
+        state.close_dialog()
         state.forget_answer()
         st.rerun()
     line.caption(t("calibrate.start", lang))
@@ -134,6 +161,7 @@ def _follow_calibration() -> None:
 
 
 def _end_calibration() -> None:
+    state.close_dialog()
     st.session_state["calibrating"].cancel()
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from advisor.errors import AdvisorError
 from advisor.locale import catalogue
 from advisor.recommendation import Recommendation
+from advisor.speed import TimeEstimate
 from app.run_data import RunData
 from app.texts import DOT, PACKAGE, device_name, t
 from trainer import record, runs
@@ -48,9 +49,13 @@ class Run:
         return max(self.status.step or 0, self.data.step)
 
     def total_steps(self) -> int | None:
-        """Optimizer steps the run plans to do."""
-        time = self.recommendation.time if self.recommendation else None
-        return self.status.num_steps or (time.num_steps if time else None)
+        """Optimizer steps the run plans to do; what its plan says is not said of a proof."""
+        return self.status.num_steps or (self._time.num_steps if self._time else None)
+
+    @property
+    def _time(self) -> TimeEstimate | None:
+        is_run = self.status.kind == "run"
+        return self.recommendation.time if is_run and self.recommendation else None
 
     def progress(self) -> float:
         """Share of the steps done, 0..1."""
@@ -69,9 +74,8 @@ class Run:
         return None if per_step is None else max(total - self.step, 0) * per_step
 
     def planned_seconds(self) -> float | None:
-        """Predicted time of the whole run."""
-        time = self.recommendation.time if self.recommendation else None
-        return time.total_seconds if time else None
+        """Predicted time of the whole run; None of a proof, which is a part of one."""
+        return self._time.total_seconds if self._time else None
 
 
 def title(run: Run, lang: str, timezone: str | None, now: float) -> str:
@@ -129,7 +133,8 @@ def facts(run: Run, lang: str, now: float) -> str:
         last = run.data.checkpoints[-1]
         parts.append(t("run.checkpoint", lang, step=last.get("step")))
     if run.state in ACTIVE and run.data.last_time is not None:
-        parts.append(t("run.last_event", lang, ago=max(now - run.data.last_time, 0.0)))
+        ago = round(max(now - run.data.last_time, 0.0))
+        parts.append(t("run.last_event", lang, ago=ago))
     return DOT.join(parts) or t("run.no_events", lang)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from advisor.locale import format_duration
 from advisor.units import GIB
 from app import compare_charts, launching, run_diff, run_source, run_texts, state
 from app.components import STATES, figure, heading, headline
@@ -64,8 +65,10 @@ def _table(shown: Sequence[Run]) -> None:
         state.compare_runs([names[row] for row in rows])
 
     column = st.column_config
+    table = pd.DataFrame([_row(run) for run in shown])
     st.dataframe(
-        pd.DataFrame([_row(run) for run in shown]),
+        # A style keeps the seconds sortable as numbers.
+        table.style.format({"seconds": lambda s: format_duration(s, lang)}, na_rep=""),
         hide_index=True,
         row_height=38,
         on_select=select,
@@ -98,9 +101,7 @@ def _table(shown: Sequence[Run]) -> None:
             "measured": column.NumberColumn(
                 t("runs.column.measured", lang), format="%.2f", width=110
             ),
-            "minutes": column.NumberColumn(
-                t("runs.column.minutes", lang), format="%.1f", width=80
-            ),
+            "seconds": column.NumberColumn(t("runs.column.time", lang), width=100),
             "task": column.TextColumn(t("runs.column.task", lang), width=90),
             "notes": column.TextColumn(t("runs.column.notes", lang), width=200),
         },
@@ -125,7 +126,7 @@ def _row(run: Run) -> dict[str, object]:
         "metric": run_texts.metric(run, state.language()),
         "predicted": None if predicted is None else predicted / GIB,
         "measured": None if measured is None else measured / GIB,
-        "minutes": run.data.active_seconds / 60 if run.data.num_events else None,
+        "seconds": run.data.active_seconds if run.data.num_events else None,
         "task": plan.plan.task if plan and plan.plan else "",
         "notes": " ".join(notes.split()),
     }

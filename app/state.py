@@ -206,6 +206,21 @@ def take_start(what: str = "run") -> bool:
     return st.session_state.pop(f"may_start_{what}", False)
 
 
+def open_dialog(name: str) -> None:
+    """Have Plan show this dialog until it is closed, however often the page is drawn again."""
+    st.session_state["dialog"] = name
+
+
+def close_dialog() -> None:
+    """Show no dialog from now on."""
+    st.session_state.pop("dialog", None)
+
+
+def dialog() -> str | None:
+    """Name of the dialog that is open on Plan."""
+    return st.session_state.get("dialog")
+
+
 def compared_runs() -> list[str]:
     """Names of the runs that are selected on Runs: of the URL, else of this session."""
     names = st.query_params.get_all("compare") or st.session_state.get("compared", [])

@@ -45,10 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if owns:
             with contextlib.suppress(InputError):  # deleted or read-only: there is no record
                 launch.release(run_dir, exit_code=code)
-        if _rank() == 0 and proof.is_proof(run_dir):
-            output.say(proof.report(run_dir))
+        if _rank() == 0:
+            _report(run_dir)
         output.close()
     return code
+
+
+def _report(run_dir: Path) -> None:
+    """The last lines: what was proved, or what was learned and where it is."""
+    if proof.is_proof(run_dir):
+        output.say(proof.report(run_dir))
+    elif said := runs.result_lines(runs.read_status(run_dir)):
+        output.say("\n".join(said))
 
 
 def _complain(error: AdvisorError, code: int) -> int:
@@ -194,6 +202,7 @@ def _train(run_dir: Path) -> int:
         error=outcome.error,
         measured=outcome.measured,
         model_path=outcome.model_path,
+        load_code=outcome.load_code,
     )
     if outcome.error is None:
         return EXIT_DONE
@@ -211,6 +220,7 @@ def _write_end(
     fault: AdvisorError | None = None,
     measured: Mapping[str, Any] | None = None,
     model_path: str | None = None,
+    load_code: str | None = None,
 ) -> None:
     """The end event and the record's last words; what earlier sessions measured is kept."""
     if _rank() > 0:
@@ -228,6 +238,7 @@ def _write_end(
             state=reason,
             step=step,
             model_path=model_path,
+            load_code=load_code,
             fault=None if fault is None else fault.encode(),
             measured=_merge(before, measured or {}),
         )

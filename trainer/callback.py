@@ -62,12 +62,13 @@ class RunCallback(TrainerCallback):
         self._warnings = warnings
         self._more_metrics = more_metrics
         self._heap = HeapTrimmer(enabled=meter.is_on_cpu())
-        self._stopping = False
+        self._stopping = self._keeps_best = False
         self._saved_step: int | None = None
         self._warned: set[str] = set()
         self._clock = _StepClock()
         self._first_loss: float | None = None
         self._final_loss: float | None = None
+        self._evaluations: dict[int, dict[str, float]] = {}
         self.evaluation_cut = False
         """A stop came during an evaluation: the checkpoint is yet to be saved."""
 
@@ -87,6 +88,7 @@ class RunCallback(TrainerCallback):
                 self._warn(state.global_step, code, message)
             record.update(self._run_dir, state="running", num_steps=state.max_steps, effective=used)
             say(f"training: step {state.global_step:,} of {state.max_steps:,}, {args.device}")
+        self._keeps_best = args.load_best_model_at_end
         self._clock.begin(state.global_step, state.num_input_tokens_seen)
         if state.global_step >= state.max_steps:
             raise StopNowError
@@ -196,6 +198,11 @@ class RunCallback(TrainerCallback):
         values = dict(metrics or {})
         values.update(self._more_metrics(values))
         self._log.write("eval", step=state.global_step, **values)
+        self._evaluations[state.global_step] = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and math.isfinite(value)
+        }
         say(f"step {state.global_step:,}/{state.max_steps:,}  " + _in_words(values))
 
     def on_save(
@@ -231,11 +238,22 @@ class RunCallback(TrainerCallback):
         memory = self._write_memory(state.global_step)
         return {
             **memory,
+            **self._evaluation(state),
             **self._clock.summary(state.global_step, state.num_input_tokens_seen),
             "first_loss": _finite(self._first_loss),
             "final_loss": _finite(self._final_loss),
             "num_steps": state.global_step,
         }
+
+    def _evaluation(self, state: TrainerState) -> dict[str, Any]:
+        """The evaluation of the model that is kept: the best one's where that is loaded."""
+        if not self._evaluations:
+            return {}
+        step = max(self._evaluations)
+        if self._keeps_best and state.best_global_step in self._evaluations:
+            step = state.best_global_step
+        values = {"step": step, "rows": self._start.get("num_eval_rows")}
+        return {"evaluation": {**values, **self._evaluations[step]}}
 
 
 class _StepClock:

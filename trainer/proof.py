@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.errors import InputError
-from advisor.units import format_bytes
+from advisor.units import format_in_gib
 from trainer import record, runs
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def create(
     if steps < 1:
         raise InputError("trainer.prove_steps", got=steps, field="prove")
     proving = {**arguments, **_CHANGES, "max_steps": steps}
-    extra = {"kind": KIND, "predicted": predictions(plan)}
+    extra = {"kind": KIND, "num_steps": steps, "predicted": predictions(plan)}
     if run_dir is None:
         return runs.create_run(f"{slug}-proof", plan=plan, arguments=proving, extra=extra)
     if (run_dir / record.RECORD).exists():
@@ -124,7 +124,7 @@ def report(run_dir: Path) -> str:
             words += f" ({100 * (found_value / expected - 1):+.1f} %)"
         lines.append(f"{name}: {words}")
     if measured.get("out_of_memory"):
-        free = format_bytes(predicted.get("capacity_bytes"))
+        free = format_in_gib(predicted.get("capacity_bytes"))
         lines.append(
             f"out of memory at step {(status.step or 0) + 1}: {free} were free when it was planned"
         )
@@ -134,4 +134,4 @@ def report(run_dir: Path) -> str:
 def _words(name: str, value: float | None) -> str:
     if value is None:
         return "unknown"
-    return format_bytes(value) if name.endswith("_bytes") else f"{value:.3g} s"
+    return format_in_gib(value) if name.endswith("_bytes") else f"{value:.3g} s"

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from advisor import demo, events, hub
 from advisor.errors import AdvisorError
 from advisor.home import runs_dir
-from trainer import process, record
+from trainer import process, record, result
 from trainer.checkpoints import newest_checkpoint
 
 State = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "lost"]
@@ -70,6 +70,10 @@ class RunStatus:
     """See `predictions`; empty without a plan."""
     measured: dict[str, Any] = field(default_factory=dict)
     """process_bytes, step_seconds, tokens_per_second, first_loss, final_loss and more."""
+    model_path: str | None = None
+    """Directory with the trained model, of a run that reached its end."""
+    load_code: str | None = None
+    """Python that loads it."""
     last_event_time: float | None = None
 
 
@@ -272,7 +276,21 @@ def read_status(run_dir: Path) -> RunStatus:
         fault=None if fault is None else fault.encode(),
         predicted=data.get("predicted") or {},
         measured=data.get("measured") or {},
+        model_path=data.get("model_path"),
+        load_code=data.get("load_code"),
         last_event_time=_as_number(last.get("time")),
+    )
+
+
+def result_lines(status: RunStatus) -> list[str]:
+    """What the run gave, for the shell; empty before it saved anything."""
+    arguments = record.read_object(status.run_dir / record.ARGUMENTS) or {}
+    newest = newest_checkpoint(checkpoints_dir(status.run_dir, arguments))
+    return result.lines(
+        status.measured.get("evaluation"),
+        model_path=status.model_path,
+        code=status.load_code,
+        checkpoint=None if newest is None else str(newest),
     )
 
 

@@ -12,7 +12,7 @@ from advisor import records
 from advisor.errors import InputError
 from advisor.home import runs_dir
 from advisor.locale import format_duration
-from advisor.units import format_bytes
+from advisor.units import format_in_gib
 from trainer import launch, record, runs
 
 
@@ -97,7 +97,11 @@ def _find(name: str | None) -> Path:
 
 
 def _plain(status: runs.RunStatus) -> dict[str, Any]:
-    return {**records.encode(status), "run_dir": str(status.run_dir)}
+    return {
+        **records.encode(status),
+        "run_dir": str(status.run_dir),
+        "result": runs.result_lines(status),
+    }
 
 
 def _list_text(answer: list[dict[str, Any]]) -> str:
@@ -130,12 +134,13 @@ def _show_text(run: dict[str, Any]) -> str:
         if predicted is not None or measured is not None:
             words = f"predicted {_words(key, predicted)}, measured {_words(key, measured)}"
             lines.append(f"  {key}: {words}")
+    lines += [f"  {line}" for line in run["result"]]
     return "\n".join(lines)
 
 
 def _words(key: str, value: float | None) -> str:
     if key.endswith("_bytes"):
-        return format_bytes(value)
+        return format_in_gib(value)
     if value is not None and value < 10:
         return f"{value:.3g} s"
     return format_duration(value)

@@ -25,7 +25,8 @@ from advisor.locale import render
 from advisor.row_borders import keeps_rows_apart
 from advisor.rows import Rows, load_rows
 from advisor.rules.optimizer import needs_bitsandbytes
-from trainer import faults, proof, record, runs
+from advisor.tasks import find_trainable_task
+from trainer import faults, proof, record, result, runs
 from trainer.callback import RunCallback
 from trainer.event_log import EventLog
 from trainer.memory_meter import MemoryMeter
@@ -48,6 +49,8 @@ class Outcome:
     """For run.json; see RunCallback.summary."""
     model_path: str | None = None
     """Directory with the trained model; None unless finished."""
+    load_code: str | None = None
+    """Python that loads it."""
 
 
 def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
@@ -95,7 +98,8 @@ def train(run_dir: Path, *, log: EventLog, stop: Stop) -> Outcome:
         if proof.is_proof(run_dir):
             data.keep_longest(run_dir, training_args)
         stop.check()
-        return _Session(run_dir, log, stop, training_args, checkpoint).run(model, tokenizer, data)
+        session = _Session(run_dir, log, stop, training_args, checkpoint, data_args.task)
+        return session.run(model, tokenizer, data)
 
 
 def runs_arguments(run_dir: Path) -> dict[str, Any]:
@@ -225,6 +229,7 @@ class _Session:
     stop: Stop
     args: TrainingArguments
     checkpoint: Path | None
+    task: str
 
     def run(self, model: Any, tokenizer: Any, data: _Data) -> Outcome:
         """Train until the planned steps are done or somebody stops it."""
@@ -285,12 +290,16 @@ class _Session:
         error = None
         if not finished and not stopped:
             error = f"Training ended after {state.global_step} of {state.max_steps} steps."
+        measured = callback.summary(state) if state.is_world_process_zero else {}
+        path = self._save_model(trainer) if finished else None
+        auto_class = find_trainable_task(self.task).auto_class
         return Outcome(
             reason="finished" if finished else "stopped" if stopped else "failed",
             step=state.global_step,
             error=error,
-            measured=callback.summary(state) if state.is_world_process_zero else {},
-            model_path=self._save_model(trainer) if finished else None,
+            measured=measured,
+            model_path=path,
+            load_code=path and result.load_code(auto_class, trainer.model, path),
         )
 
     def _save_model(self, trainer: RunTrainer) -> str | None:

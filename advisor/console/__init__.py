@@ -259,7 +259,7 @@ def _alternatives(recommendation: Recommendation, lang: str) -> list[str]:
     rows = [
         (
             render(a.label, lang),
-            units.format_bytes(a.memory.process_bytes),
+            units.format_in_gib(a.memory.process_bytes),
             format_duration(a.time.total_seconds, lang),
             " ".join(f"--pin {k}={_json(v)}" for k, v in a.pins.items()),
         )
@@ -279,8 +279,8 @@ def estimate_text(answer: Mapping[str, Any]) -> str:
     rows = [("", "peak", "interval")]
     for name in ("allocated_bytes", "reserved_bytes", "process_bytes"):
         span = intervals.get(name)
-        between = " to ".join(units.format_bytes(b) for b in span) if span else units.UNKNOWN
-        rows.append((name.removesuffix("_bytes"), units.format_bytes(answer.get(name)), between))
+        between = " to ".join(map(units.format_in_gib, span)) if span else units.UNKNOWN
+        rows.append((name.removesuffix("_bytes"), units.format_in_gib(answer.get(name)), between))
     span = intervals.get("step_seconds")
     between = " to ".join(_seconds(s) for s in span) if span else units.UNKNOWN
     rows.append(("step", _seconds(answer.get("step_seconds")), between))
@@ -290,7 +290,7 @@ def estimate_text(answer: Mapping[str, Any]) -> str:
         ("phases", "allocated at the peak of each phase"),
         ("categories", "at the peak"),
     ):
-        parts = [(k, units.format_bytes(v)) for k, v in (answer.get(name) or {}).items()]
+        parts = [(k, units.format_in_gib(v)) for k, v in (answer.get(name) or {}).items()]
         if parts:
             lines += ["", title, *(f"  {line}" for line in _table(parts))]
     if answer.get("assumptions"):
@@ -315,7 +315,7 @@ def _value(field: str, value: Any) -> str:
     if field == "learning_rate":
         return units.format_learning_rate(value)
     if field.endswith("_bytes"):
-        return units.format_bytes(value)
+        return units.format_in_gib(value)
     return _json(value)
 
 

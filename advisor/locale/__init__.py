@@ -1,8 +1,8 @@
 """Message catalogues: an id and parameters become a sentence in English or Chinese, at the edge.
 
 A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown
-in: `{peak:gib}`, `{rate:lr}`, `{tokens:count}`, `{step:int}`, `{share:percent}`,
-`{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and `{names:and}`.
+in: `{peak:gib}` (`{peak:GiB}` with the unit), `{rate:lr}`, `{tokens:count}`, `{step:int}`,
+`{share:percent}`, `{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and `{names:and}`.
 
 Reasons and labels are in `en.json` and `zh_CN.json`, errors in `errors_en.json` and
 `errors_zh_CN.json`.
@@ -63,10 +63,19 @@ def sentence(message: Message, lang: str = "en") -> str:
 
 
 def format_duration(seconds: float | None, lang: str = "en") -> str:
-    """Seconds as a person says them: 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
+    """Seconds as a person says them: 4.5 ms, 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
     if seconds is None:
         return {"en": units.UNKNOWN, "zh": "未知"}[lang]
-    s, m, h, d = {"en": ("s", "min", "h", "d"), "zh": ("秒", "分", "小时", "天")}[lang]
+    ms, s, m, h, d = {
+        "en": ("ms", "s", "min", "h", "d"),
+        "zh": ("毫秒", "秒", "分", "小时", "天"),
+    }[lang]
+    if seconds == 0:
+        return f"0 {s}"
+    if 0 < seconds < 0.00995:
+        return f"{1000 * seconds:.2g} {ms}"
+    if 0 < seconds < 0.9995:
+        return f"{1000 * seconds:.0f} {ms}"
     if seconds < 9.95:
         return f"{seconds:.1f} {s}"
     if seconds < 99.5:
@@ -95,6 +104,8 @@ class _Formatter(string.Formatter):
                 return self._joined(value, format_spec)
             case "gib":
                 return units.format_gib(value)
+            case "GiB":
+                return units.format_in_gib(value)
             case "bytes":
                 return units.format_bytes(value)
             case "lr":

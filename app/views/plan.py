@@ -107,6 +107,7 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    if map_slot is not None and last is not None and last.rest is None:
-        # Last, because it may take a while: the skeleton stands until then.
-        plan_parts.batch_map(map_slot, asked, shown)
+    plan_parts.open_dialog(shown if live else None)
+if map_slot is not None and last is not None and last.rest is None:
+    # Last, because it may take a while: the skeleton stands until then.
+    plan_parts.batch_map(map_slot, asked, shown)

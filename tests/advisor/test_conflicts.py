@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.conflicts import find_conflicts
-from advisor.errors import PlanError, SimulationError
+from advisor.errors import PlanError, SimulationError, UnknownNameError
 from advisor.hardware.machine import Cpu, Machine
 from advisor.locale import LANGUAGES, render
 from advisor.rules.facts import Facts
@@ -145,3 +145,10 @@ def test_giving_up_any_one_of_a_set_makes_a_plan_and_giving_up_none_does_not(
             assert render(conflict.reason, lang)
             assert all(render(way, lang) for _, way in conflict.ways_out)
     assert solvable(asked, {k: v for k, v in pins.items() if k not in listed}) == bool(listed)
+
+
+def test_a_misspelt_pin_names_each_nearest_once():
+    with pytest.raises(UnknownNameError) as caught:
+        check_pins({"learnin_rate": 1e-4})
+    assert caught.value.nearest[0] == "learning_rate"
+    assert len(set(caught.value.nearest)) == len(caught.value.nearest)

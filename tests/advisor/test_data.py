@@ -186,12 +186,26 @@ def test_the_split_is_the_same_each_time_and_said(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", [f"row {i}" for i in range(200)])
     first, second = load_rows(path), load_rows(path)
     assert first.evaluation["text"][:] == second.evaluation["text"][:]
-    assert (len(first.train), len(first.evaluation)) == (190, 10)
+    assert (len(first.train), len(first.evaluation)) == (180, 20)
     assert not set(first.train["text"]) & set(first.evaluation["text"])
     assert texts_of(first) == sorted(f"row {i}" for i in range(200))
-    assert "10 of 200 rows (5 %)" in first.notes[0]
+    assert "20 of 200 rows (10 %)" in first.notes[0]
     assert len(load_rows(path, validation_split_percentage=20).evaluation) == 40
+    assert len(load_rows(path, validation_split_percentage=1).evaluation) == 2  # as asked
     assert "between 0 and 100" in refusal(path, validation_split_percentage=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "is_few"),
+    [(2, 1, True), (50, 10, True), (100, 20, True), (400, 20, True), (1000, 50, False)],
+)
+def test_of_few_rows_a_larger_share_is_held_out(tmp_path, rows, held, is_few):
+    path = write_rows(tmp_path / "a.jsonl", [f"row {i}" for i in range(rows)])
+    loaded = load_rows(path)
+    assert len(loaded.evaluation) == held
+    found = [f for f in loaded.findings if f.id == "data.few_evaluation_rows"]
+    assert bool(found) == is_few
+    assert not found or found[0].params == {"rows": held}
 
 
 def test_the_split_has_an_upper_bound_and_a_lower_one(tmp_path):
@@ -208,7 +222,7 @@ def test_a_validation_file_is_used_whole(tmp_path, model):
     loaded = load_rows(train, validation_path=other)
     assert loaded.train["body"][:] == ["a"]
     assert loaded.evaluation["body"][:] == ["b", "c"]
-    assert loaded.notes == ()
+    assert [finding.id for finding in loaded.findings] == ["data.few_evaluation_rows"]
     wrong = write(tmp_path / "w.csv", "text\nb\n")
     assert "no column 'body'" in refusal(train, validation_path=wrong)
     found = describe_data(train, model=model, task="causal-lm", validation_path=other)

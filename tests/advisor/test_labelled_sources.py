@@ -74,7 +74,7 @@ def test_pairs_and_named_classes_of_parquet(tmp_path):
     loaded = load(path)
     assert loaded.text_columns == ("premise", "hypothesis")
     assert (loaded.labels.column, set(loaded.labels.names)) == ("label", set(names))
-    assert sum(loaded.labels.counts) == len(loaded.train) == loaded.num_train_rows == 56
+    assert sum(loaded.labels.counts) == len(loaded.train) == loaded.num_train_rows == 48
     repeat = finding(loaded, "data.duplicates")
     assert (repeat["count"], repeat["row"], repeat["first_row"]) == (1, 21, 5)
     assert finding(loaded, "data.left_out")["row"] == 31
@@ -137,9 +137,9 @@ def test_a_description_counts_the_pairs_whole_and_reads_back(tmp_path):
     found = describe_data(tmp_path, model=describe_model("demo", "causal-lm"), task=TASK)
     assert found.text_column == "premise,hypothesis"
     assert (found.label_column, found.labels) == ("label", ("0", "1", "2"))
-    assert sum(found.label_rows) == found.num_rows == 11
+    assert sum(found.label_rows) == found.num_rows == 10
     assert set(found.lengths) == {len("first 0second 0"), len("first 10second 10")}
-    assert {"data.test_split", "data.held_out"} <= {f.id for f in found.findings}
+    assert {"data.test_split", "data.held_out_by_class"} <= {f.id for f in found.findings}
     text = json.dumps(records.encode(found), allow_nan=False)
     assert records.decode(DataDescription, json.loads(text)) == found
 

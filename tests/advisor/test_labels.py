@@ -1,12 +1,17 @@
 """Columns and classes of labelled rows: found, ordered, and refused with the row."""
 
 import json
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from advisor import labels, rows
 from advisor.errors import InputError
 from advisor.infer import infer_task
 from advisor.labels import name_of
+from advisor.locale import render
 from advisor.rows import column_names, load_rows
 
 TASK = "text-classification"
@@ -45,7 +50,7 @@ def test_names_are_sorted_and_counted_over_the_training_rows(tmp_path):
         rows_of(tmp_path, [("one", "b"), ("two", "a"), ("three", "b"), ("four", "c")] * 10)
     )
     assert found.labels.names == ("a", "b", "c")
-    assert sum(found.labels.counts) == len(found.train) == 38
+    assert sum(found.labels.counts) == len(found.train) == 32
     assert found.text_columns == ("text",)
 
 
@@ -149,15 +154,45 @@ def test_a_label_of_the_validation_alone_is_refused_with_its_row(tmp_path):
     assert load(path, validation=good).labels.counts == (3, 3)
 
 
-def test_what_the_held_out_rows_alone_show_is_said(tmp_path):
-    rare = [("one", "a"), ("two", "b")] * 20
-    for place in range(40):
-        pairs = [*rare]
-        pairs[place] = ("three", "rare")
-        found = load(rows_of(tmp_path, pairs))
-        if found.labels.counts[2] == 0:
-            break
-    assert any("(rare)" in note and "no training row" in note for note in found.notes)
+def test_what_the_held_out_rows_alone_show_is_said():
+    found = labels.collect("label", "rows.csv", ["a", "b"], ["rare"])
+    (note,) = map(render, found.findings)
+    assert "(rare)" in note
+    assert "no training row" in note
+
+
+def test_each_class_is_held_out_by_its_share(tmp_path):
+    pairs = [(f"text {i}", "yes" if i % 4 == 0 else "no") for i in range(100)]
+    found = load(rows_of(tmp_path, pairs))
+    assert Counter(found.evaluation["label"]) == {"no": 15, "yes": 5}
+    assert Counter(found.train["label"]) == {"no": 60, "yes": 20}
+    (few,) = [f for f in found.findings if f.id == "data.few_evaluation_rows_of_classes"]
+    assert few.params == {"rows": 20, "percent": 5.0}
+
+
+@pytest.mark.parametrize("place", [0, 17, 39])
+def test_a_class_of_one_row_is_learned_from(tmp_path, place):
+    pairs = [("one", "a"), ("two", "b")] * 20
+    pairs[place] = ("three", "rare")
+    found = load(rows_of(tmp_path, pairs))
+    assert len(found.evaluation) == 8
+    assert min(found.labels.counts) == found.labels.counts[2] == 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=30), st.integers(1, 200))
+def test_shares_of_classes_add_up_and_leave_one_of_each(counts, number):
+    classes = {f"c{i}": count for i, count in enumerate(counts)}
+    shares = rows._shares(classes, number)
+    if not shares:
+        assert sum(counts) - len(counts) < number
+        return
+    assert sum(shares.values()) == number
+    assert all(0 <= shares[name] < count for name, count in classes.items())
+
+
+def test_a_class_for_nearly_each_row_is_split_as_it_comes(tmp_path):
+    found = load(rows_of(tmp_path, [(f"text {i}", f"c{i % 48}") for i in range(50)]))
+    assert len(found.evaluation) == 10
 
 
 def test_unbalanced_classes_are_said(tmp_path):

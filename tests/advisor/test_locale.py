@@ -1,6 +1,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import advisor
 from advisor.locale import LANGUAGES, Message, catalogue, format_duration, render
 
@@ -33,6 +35,31 @@ def test_unknown_is_said_in_words():
     message = Message(id="other.larger", params={"value": 8, "peak": None})
     assert "unknown" in render(message)
     assert "未知" in render(message, "zh")
+
+
+def test_short_durations_are_never_zero():
+    assert [format_duration(s) for s in (0, 0.0042, 0.0123, 0.85, 0.9996)] == [
+        "0 s",
+        "4.2 ms",
+        "12 ms",
+        "850 ms",
+        "1.0 s",
+    ]
+    assert format_duration(0.0123, "zh") == "12 毫秒"
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_what_is_unknown_has_no_unit(lang):
+    for package, name, params in (
+        ("app.locale", "start.body", {"name": "x", "device": "y", "steps": 1, "time": 2.0}),
+        ("app.locale", "live.memory.text", {"highest": None}),
+        ("app.locale", "machines.peak", {"free": None}),
+        ("app.locale", "verdict.unknown.text", {"free": None}),
+        ("advisor.console", "unknown", {"capacity": None}),
+    ):
+        said = render(Message(id=name, params={"peak": None, **params}), lang, package)
+        assert "GiB" not in said
+        assert {"en": "unknown", "zh": "未知"}[lang] in said
 
 
 def test_durations_read_as_a_person_says_them():

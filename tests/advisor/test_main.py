@@ -456,7 +456,7 @@ def test_estimate_text_of_an_unknown_answer(capsys, workers, tmp_path, monkeypat
     path.write_text("{}", encoding="utf-8")
     code, out, _ = run(capsys, "estimate", str(path))
     assert code == 0
-    assert out.startswith("Unknown whether it fits: the peak is unknown GiB")
+    assert out.startswith("Unknown whether it fits: the peak is unknown; unknown free.")
 
 
 # --- export ----------------------------------------------------------------------------------

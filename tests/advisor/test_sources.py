@@ -132,7 +132,8 @@ def test_a_directory_is_split_by_the_names_of_its_files(tmp_path):
     loaded = load_rows(tmp_path)
     assert loaded.train["text"][:] == ["a", "b", "c"]
     assert loaded.evaluation["text"][:] == ["d"]
-    assert ids(loaded) == ["data.validation_split", "data.test_split"]
+    few = "data.few_evaluation_rows"
+    assert ids(loaded) == ["data.validation_split", "data.test_split", few]
 
 
 def test_a_directory_of_folders_and_one_without_names(tmp_path):
@@ -144,7 +145,7 @@ def test_a_directory_of_folders_and_one_without_names(tmp_path):
     write(tmp_path / "b" / "y.txt", "c\n")
     loaded = load_rows(tmp_path / "b")
     assert texts_of(loaded) == ["a", "b", "c"]
-    assert ids(loaded) == ["data.held_out"]
+    assert ids(loaded) == ["data.held_out", "data.few_evaluation_rows"]
 
 
 def test_files_of_another_format_are_left_out_and_said(tmp_path):

@@ -1,5 +1,6 @@
 """Figures of Run as data: reality over prediction, the empty part is the time left."""
 
+import dataclasses
 import math
 
 import pytest
@@ -67,6 +68,25 @@ def test_memory_lane_shows_band_highest_and_stack(records):
     assert list(stairs.y) == pytest.approx([9, 11, 11])
     stacked = sum(t.y[0] for t in fig.data if t.type == "bar")
     assert stacked == pytest.approx(memory.process_bytes / GIB)
+
+
+@pytest.mark.parametrize(
+    ("share", "free", "side"),
+    [
+        (0.97, 2.0, ("right", "bottom")),  # measured under the band: named above it
+        (1.06, 2.0, ("right", "top")),
+        (0.50, 1.06, ("right", "top")),
+        (0.97, 1.06, ("left", "top")),
+    ],
+)
+def test_no_line_goes_through_the_name_of_the_predicted_peak(records, share, free, side):
+    memory = records.recommendation().memory
+    peak = memory.process_bytes
+    memory = dataclasses.replace(memory, capacity_bytes=int(free * peak))
+    measured = series([0.3 * peak, share * peak, 0.4 * peak])
+    fig = live_charts.memory_lane(measured, memory, "process_bytes", 30, "en")
+    (name,) = (a for a in fig.layout.annotations if a.text.startswith("predicted peak"))
+    assert (name.xanchor, name.yanchor) == side
 
 
 def test_memory_lane_compares_like_with_like(records):

@@ -58,6 +58,19 @@ def test_every_card_has_the_plans_verdict(open_machines):
     assert "so far" not in at.markdown[0].value
 
 
+def test_a_plan_of_unknown_memory_fits_no_number_of_cards():
+    one = Elsewhere(
+        name="x",
+        machine=catalogue.machine_from_name("Tesla T4"),
+        plan=None,
+        memory=MemoryEstimate.unknown("not simulated", None),
+        time=TimeEstimate(step_seconds=None),
+    )
+    assert machine_texts.summary([], 2, "en") == "Asking which cards hold the plan."
+    said = machine_texts.summary([one, one], 2, "en")
+    assert said == "Whether the plan fits is unknown on all 2 cards."
+
+
 def test_the_contract_and_the_cards_stand_above(open_machines):
     text = shown(open_machines())
     for words in ("Held on every machine", "**64**", "**2e-5**", "**cosine**", "**3**"):

@@ -1,6 +1,7 @@
 """The pages through the router, driven by AppTest, with the Advisor replaced by test records."""
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,67 @@ def test_probe_again_asks_the_machine(open_page, fake):
     assert not at.exception
     assert fake.probes > 1
     assert len(fake.asked) == 2
+
+
+def draw_another_answer(at, fake):
+    """The page is drawn again, as when other plans are there or a proof has ended."""
+    fake.data = dataclasses.replace(fake.data, name="letters.jsonl")
+    del at.session_state["answer"]
+    at.run()
+
+
+def test_start_dialog_stays_open_and_shows_the_new_answer(open_page, fake):
+    at = open_page()
+    at.button(key="start").click().run()
+    assert "test-model-dialogues-full" in shown(at)
+    draw_another_answer(at, fake)
+    assert not at.exception
+    assert "start_go" in keys(at)
+    assert "test-model-letters-full" in shown(at)
+    assert "test-model-dialogues-full" not in shown(at)
+    at.button(key="start_not_yet").click().run()
+    at.run()
+    assert "start_go" not in keys(at)
+
+
+def test_start_dialog_closes_when_nothing_can_be_started_any_more(open_page, fake, serve_at):
+    at = open_page()
+    at.button(key="start").click().run()
+    serve_at("0.0.0.0")
+    draw_another_answer(at, fake)
+    assert not at.exception
+    assert "start_go" not in keys(at)
+    serve_at("127.0.0.1")
+    at.run()
+    assert "start_go" not in keys(at)
+
+
+def test_start_dialog_does_not_wait_on_another_page(open_page):
+    at = open_page()
+    at.button(key="start").click().run()
+    at.switch_page("views/runs.py").run()
+    at.switch_page("views/plan.py").run()
+    assert not at.exception
+    assert "start_go" not in keys(at)
+
+
+def test_calibration_dialog_stays_open(open_page, fake, monkeypatch):
+    from advisor import measurements
+
+    let = threading.Event()
+    monkeypatch.setattr(measurements, "calibration_state", lambda: "never")
+    monkeypatch.setattr(measurements, "calibrate", lambda told, cancelled: let.wait(20))
+    host = dataclasses.replace(fake.this_machine, gpus=(), ram_free_bytes=2**35)
+    fake.this_machine = dataclasses.replace(host, ram_total_bytes=2**36)
+    at = open_page()
+    at.button(key="calibrate").click().run()
+    at.run()
+    assert not at.exception
+    assert "calibrate_cancel" in keys(at)
+    at.button(key="calibrate_cancel").click().run()
+    let.set()
+    at.run()
+    assert "calibrate_cancel" not in keys(at)
 
 
 def test_question_survives_a_visit_to_another_page(open_page, fake):

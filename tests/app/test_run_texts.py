@@ -55,6 +55,18 @@ def test_each_state_has_its_sentence(run_in, state, words):
     assert title(run, "zh") != title(run)
 
 
+def test_a_proof_that_starts_promises_its_own_steps_and_time(home, records):
+    """Its plan is that of the run it stands for: 555 steps, hours."""
+    from trainer import proof
+
+    plan = records.recommendation().to_dict()
+    run_dir = proof.create("x", plan=plan, arguments={"max_steps": 555}, steps=3)
+    run = run_source.find(run_dir.name)
+    assert run.recommendation.time.num_steps == 555
+    assert run.total_steps() == 3
+    assert run.planned_seconds() is None
+
+
 def test_killed_run_says_why(run_in):
     assert "out of memory" in run_in("failed").status.error
 

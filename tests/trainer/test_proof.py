@@ -148,4 +148,4 @@ def test_out_of_memory_is_said_with_the_numbers(bench):
     assert status.state == "failed"
     assert status.measured["out_of_memory"] is True
     assert "allocate" in status.error
-    assert "out of memory at step 1: 954 MiB were free when it was planned" in done.stdout
+    assert "out of memory at step 1: 0.93 GiB were free when it was planned" in done.stdout

@@ -248,6 +248,31 @@ def test_cli_lists_and_shows(run_dir, capsys):
     assert "predicted unknown, measured 1.0 GiB" in capsys.readouterr().out
 
 
+def test_cli_shows_what_was_learned_and_where_it_is(run_dir, capsys):
+    write_events(run_dir, ("start", 0, {}), ("end", 4, {"reason": "finished"}))
+    evaluation = {"step": 4, "rows": 20, "eval_loss": 0.5, "eval_accuracy": 0.95}
+    measured = {"evaluation": {**evaluation, "eval_runtime": 1.5}}
+    found = {"model_path": "/models/x", "load_code": "import a\nb = a"}
+    record.update(run_dir, state="finished", measured=measured, **found)
+    runs_cli.main(["show"])
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "  evaluation  accuracy 0.95, loss 0.5 (after step 4, on 20 rows)",
+        "  model       /models/x",
+        "  load it with",
+        "      import a",
+        "      b = a",
+    ]
+
+
+def test_cli_shows_the_checkpoint_of_a_run_that_was_cut(run_dir, capsys):
+    write_events(run_dir, ("start", 0, {}), ("end", 4, {"reason": "stopped"}))
+    saved = run_dir / "checkpoints" / "checkpoint-4"
+    saved.mkdir(parents=True)
+    record.write_json(saved / "trainer_state.json", {"global_step": 4})
+    runs_cli.main(["show"])
+    assert f"  checkpoint  {saved}" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

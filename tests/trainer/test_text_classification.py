@@ -352,7 +352,8 @@ def arguments(bench, reviews):
 
 
 def test_a_run_reports_accuracy_and_keeps_the_names_of_the_classes(bench, arguments):
-    run_dir = Path(bench.train(arguments()).stdout.splitlines()[0])
+    lines = bench.train(arguments()).stdout.splitlines()
+    run_dir = Path(lines[0])
     evals = bench.events(run_dir, "eval")
     assert [e["step"] for e in evals] == [60, 120]
     assert evals[-1]["eval_accuracy"] == evals[-1]["eval_f1"] == 1.0  # five rows
@@ -362,6 +363,32 @@ def test_a_run_reports_accuracy_and_keeps_the_names_of_the_classes(bench, argume
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert "new_weights" in [e["code"] for e in bench.events(run_dir, "warning")]
+    rows = bench.events(run_dir, "start")[0]["num_eval_rows"]
+    said = f"evaluation  accuracy 1, f1 1, loss {evals[-1]['eval_loss']:.4g} "
+    assert f"{said}(after step 120, on {rows} rows)" in lines
+    assert f"model       {end['model_path']}" in lines
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_code_that_a_run_ends_with_loads_what_was_trained(bench, arguments, method, reviews):
+    adapters = {"method": "lora", "lora_r": 2, "lora_target_modules": ["query"]}
+    changes = adapters if method == "lora" else {}
+    lines = bench.train(arguments(**changes)).stdout.splitlines()
+    begin = lines.index("load it with")
+    there = {}
+    exec("\n".join(line.strip() for line in lines[begin + 1 :]), there)
+    model, tokenizer = there["model"], there["tokenizer"]
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    data = DataArguments(task="text-classification", train_file=str(reviews / "reviews.csv"))
+    rows = read_rows(data).evaluation
+    batch = tokenizer(rows["text"][:], padding=True, return_tensors="pt")
+    labels = torch.tensor([model.config.label2id[name] for name in rows["label"]])
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits
+    evaluation = runs.read_status(Path(lines[0])).measured["evaluation"]
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert loss == pytest.approx(evaluation["eval_loss"], rel=1e-3)
+    assert (logits.argmax(-1) == labels).double().mean() == evaluation["eval_accuracy"]
 
 
 def test_the_head_beside_adapters_on_half_weights_is_trained_in_float32(bench, arguments):
