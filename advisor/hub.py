@@ -174,7 +174,8 @@ def find_model(name: str) -> HubModel:
     """What the Hub says of a model's id, and its config and tokenizer; the weights stay there.
 
     Raises:
-        InputError: no such model or revision, not open to this machine, or not reached and not in the cache.
+        InputError: no such model or revision, not open to this machine, or not reached and not in
+            the cache.
     """
     from huggingface_hub import HfApi
 

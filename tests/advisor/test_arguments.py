@@ -254,7 +254,7 @@ def test_the_revision_of_a_hub_model_is_written_beside_its_name():
     assert bare["model_revision"] == "v1"
     assert "model_revision" not in written(TrainingPlan())
     with pytest.raises(InputError, match="keep one of them") as caught:
-        arguments.check_arguments({**values, "model_name_or_path": "owner/name@v2"})
+        check_arguments({**values, "model_name_or_path": "owner/name@v2"})
     assert caught.value.field == "model_revision"
 
 
