@@ -397,4 +397,4 @@ def _byte_lengths(column: Any) -> Any:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     lengths = pc.call_function("binary_length", [column])
-    return pc.call_function("fill_null", [lengths, 0]).to_numpy(zero_copy_only=False)
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False)

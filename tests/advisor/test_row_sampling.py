@@ -117,14 +117,15 @@ def longest_of(loaded, column="text"):
 
 
 def write_parquet(path, **columns):
-    pq.write_table(pa.table(columns), path, row_group_size=500, compression="none")
+    """Row groups of which the sample holds the first rows alone."""
+    pq.write_table(pa.table(columns), path, row_group_size=2000, compression="none")
     return path
 
 
 def test_the_longest_row_of_parquet_is_found_wherever_it_is(tmp_path):
     texts = [f"{i} " + "x" * 200 for i in range(5000)]
     texts[2777], texts[2778] = "é" * 900, "y" * 1700  # 1,800 and 1,700 bytes
-    other = [None] * 4990 + ["z" * 3000] + [""] * 9
+    other = ["o", None] * 2495 + ["z" * 3000] + [""] * 9
     coded = pa.array(["short"] * 5000).dictionary_encode()
     path = write_parquet(
         tmp_path / "a.parquet", text=texts, other=other, coded=coded, n=list(range(5000))
@@ -143,7 +144,7 @@ def test_the_longest_pair_is_found_where_neither_text_is_the_longest(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", premise=one, hypothesis=two)
     places, is_all = row_sampling._longest_rows(path, "", 60.0)
     assert is_all
-    assert places == ((2, 400), (3, 0), (3, 100))
+    assert places == ((0, 1400), (0, 1500), (0, 1600))
 
 
 def test_a_row_of_parquet_in_the_sample_already_is_not_taken_twice(tmp_path):
