@@ -10,6 +10,7 @@ import pytest
 
 from advisor import demo, hub
 from advisor.errors import AdvisorError, InputError
+from advisor.locale import say
 from advisor.recommend import Advisor, Question
 from advisor.simulate.worker import Worker
 from tests.advisor.hub_stub import COMMIT, Hub
@@ -97,6 +98,8 @@ def test_a_model_is_described_without_its_weights(worker, server):
     assert found["has_tokenizer"]
     assert found["model_type"] == "llama"
     assert found["fingerprint"].endswith(COMMIT)
+    assert found["notes"][0].startswith("The model is on the Hub")
+    assert say(found["notes"][0], "zh").startswith("模型在 Hub 上")
     fetched = {path.rpartition("/")[2] for path in server.downloads()}
     assert {"config.json", "tokenizer.json"} <= fetched
     assert not fetched & {"model.safetensors", "model.onnx", "evil.py"}
