@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="SPEC.json|plan.json")
 
     command = add("recommend", _recommend, "the arguments to train with, and why")
-    command.add_argument("--model", required=True, help='directory, config.json, hub id or "demo"')
+    command.add_argument(
+        "--model",
+        required=True,
+        help='directory, config.json, hub id (owner/name[@revision]) or "demo"',
+    )
     command.add_argument("--data", help='file, directory, hub id or "demo"')
     command.add_argument("--task", help="kind of training; inferred when left out")
     command.add_argument(

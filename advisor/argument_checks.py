@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advisor import own_arguments, training_arguments
+from advisor import hub, own_arguments, training_arguments
 from advisor.errors import InputError, UnknownNameError, words
 from advisor.locale import Message
 from advisor.plan import check_batches
@@ -257,6 +257,11 @@ def _check_own(data: Mapping[str, Any], source: str | Message) -> None:
             source=source,
             given=_given(given),
             field="model_name_or_path",
+        )
+    revision, model = data.get("model_revision"), str(data[given[0]])
+    if revision is not None and hub.is_model_id(model) and hub.parse_model_id(model)[1]:
+        raise InputError(
+            "argument_checks.two_revisions", name=model, got=revision, field="model_revision"
         )
     has_labels = find_task(data.get("task", "causal-lm")).has_labels
     for name in ("text_column_names", "label_column_name"):

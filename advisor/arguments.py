@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor import own_arguments, records, training_arguments
+from advisor import hub, own_arguments, records, training_arguments
 from advisor.argument_checks import check_arguments, read_json, shown
 from advisor.data import DataDescription
 from advisor.errors import InputError, UnknownNameError, words
@@ -96,10 +96,13 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     if data is None:
         raise InputError("arguments.no_data", field="data")
     model, own = recommendation.model, own_arguments.fields()
+    name, revision = model.path, None
+    if hub.is_model_id(model.path):
+        name, revision = hub.parse_model_id(model.path)
     values: dict[str, Any] = {
-        "model_name_or_path": model.path if model.has_weights else None,
-        "config_name": None if model.has_weights else model.path,
-        "tokenizer_name": model.path if model.has_tokenizer and not model.has_weights else None,
+        "model_name_or_path": name if model.has_weights else None,
+        "config_name": None if model.has_weights else name,
+        "tokenizer_name": name if model.has_tokenizer and not model.has_weights else None,
         "dtype": plan.dtype,
         "attn_implementation": plan.attn_implementation,
         "method": plan.method,
@@ -113,6 +116,8 @@ def arguments_for(recommendation: Recommendation) -> dict[str, Any]:
         "padding_free": plan.padding_free,
         "pad_to_multiple_of": plan.pad_to_multiple_of(),
     }
+    if revision is not None:
+        values["model_revision"] = revision
     if plan.lora is not None:
         lora = records.encode(plan.lora)
         values.update({name: lora[key] for key, name in LORA_NAMES.items()})

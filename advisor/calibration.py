@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import InputError
+from advisor.locale import LANGUAGES, say
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Recommendation
 
@@ -98,11 +99,14 @@ def learn(runs: Path, kind: Kind, basis: str | None = None) -> Learned:
         basis: the rates of today's times; runs predicted with others teach no speed.
     """
     told = [t for t in _tales(runs) if t.kind == kind]
+    bases = None if basis is None else {say(basis, lang) for lang in LANGUAGES}
     return Learned(
         memory_ratios=tuple(t.memory_ratio for t in told if t.memory_ratio is not None),
         contexts=tuple(t.context for t in told if t.context is not None),
         speed_ratios=tuple(
-            t.speed_ratio for t in told if t.speed_ratio is not None and basis in (None, t.basis)
+            t.speed_ratio
+            for t in told
+            if t.speed_ratio is not None and (bases is None or t.basis in bases)
         ),
         num_out_of_memory=sum(t.out_of_memory for t in told),
     )

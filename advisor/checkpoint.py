@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from advisor import hub
-from advisor.errors import InputError
+from advisor.errors import InputError, note, words
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def stored_dtype(
                 field="model",
             ) from error
     if not numbers:
-        return None, (f"{weights[0].name} holds no tensors.",)
+        return None, (note("checkpoint.no_tensors", name=weights[0].name),)
     return _most_common_dtype(numbers)
 
 
@@ -106,11 +106,11 @@ def remote_dtype(
     remote: hub.HubModel,
 ) -> tuple[Dtype | None, tuple[str, ...]]:
     """The same of weights on the Hub, which counts the numbers of safetensors files."""
-    notes = ("The model is on the Hub: its weights are downloaded when training starts.",)
+    notes = (note("checkpoint.on_hub"),)
     if not remote.weights:
         return None, ()
     if not remote.parameters:
-        return None, (*notes, "The Hub does not say its weights' dtype; the config's is taken.")
+        return None, (*notes, note("checkpoint.hub_dtype"))
     stored, more = _most_common_dtype(Counter(remote.parameters))
     return stored, (*notes, *more)
 
@@ -121,7 +121,7 @@ def _most_common_dtype(
     most = numbers.most_common(1)[0][0]
     if most in _SAFETENSORS_DTYPES:
         return _SAFETENSORS_DTYPES[most], ()
-    return None, (f"Most weights are stored as {most}, not as a dtype they can be trained in.",)
+    return None, (note("checkpoint.untrainable_dtype", dtype=most),)
 
 
 def head_notes(model: "PreTrainedModel", weights: tuple[Path, ...]) -> tuple[str, ...]:
@@ -139,13 +139,11 @@ def head_notes(model: "PreTrainedModel", weights: tuple[Path, ...]) -> tuple[str
     head = {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith(inside)}
     if all(stored.get(name) == shape for name, shape in head.items()):
         return ()
-    why = "the checkpoint has none"
+    why = words("checkpoint.no_head")
     if any(name in stored for name in head):
-        why = "the checkpoint's is of another size"
-    return (
-        f"The head ({', '.join(head)}) for {model.config.num_labels} classes starts from random "
-        f"weights: {why}.",
-    )
+        why = words("checkpoint.other_head")
+    num_labels = model.config.num_labels
+    return (note("checkpoint.head", names=list(head), num_labels=num_labels, why=why),)
 
 
 def dtype_name(

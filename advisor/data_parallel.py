@@ -1,5 +1,6 @@
 """What several devices add to one device's answer: communicators, and how far to believe it."""
 
+from advisor.errors import note
 from advisor.plan import TrainingPlan
 from advisor.units import GIB
 
@@ -25,20 +26,13 @@ def assumptions(plan: TrainingPlan) -> list[str]:
     """How the step of one of several devices was found."""
     if plan.devices == 1:
         return []
-    lines = []
+    lines: list[str] = []
     if plan.is_sharded():
-        lines.append(
-            f"One of {plan.devices} devices with FSDP2 (accelerate's preparation, real "
-            "fully_shard): simulated, checked against public runs of torchtitan: 3 of 7 within "
-            "5 % of what they reserved, all within 10 %; the one that ran out of memory is found."
-        )
+        lines.append(note("data_parallel.fsdp2", devices=plan.devices))
     else:
-        lines.append(
-            f"One of {plan.devices} devices with DDP, its gradient buckets read in source: "
-            "simulated, never measured."
-        )
+        lines.append(note("data_parallel.ddp", devices=plan.devices))
     if not plan.use_cpu:
-        lines.append("NCCL takes 1 to 2 GiB outside the allocator; 1.5 GiB were added.")
+        lines.append(note("data_parallel.nccl"))
     return lines
 
 
@@ -46,4 +40,4 @@ def time_assumptions(plan: TrainingPlan) -> tuple[str, ...]:
     """What the time of a step leaves out."""
     if plan.devices == 1:
         return ()
-    return ("Time: communication between devices is not counted.",)
+    return (note("data_parallel.time"),)

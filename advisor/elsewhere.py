@@ -91,7 +91,7 @@ def answer(
         memory = estimator.memory(moved)
         time = estimator.time(moved)
     except (PlanError, SimulationError) as error:
-        memory = MemoryEstimate.unknown(error.sentence(), machine.capacity_bytes())
+        memory = MemoryEstimate.unknown(error.note(), machine.capacity_bytes())
     ceiling = pins.get("memory_ceiling_bytes")
     if ceiling is not None:
         memory = memory.limited(ceiling)

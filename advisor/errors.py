@@ -16,12 +16,17 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advisor.locale import Message, sentence
+from advisor.locale import Message, Note, sentence
 
 
 def words(message_id: str, /, **params: Any) -> Message:
     """A part of an error's sentence that has a language of its own; for use as a parameter."""
     return Message(id=message_id, params=_plain(params))
+
+
+def note(message_id: str, /, **params: Any) -> Note:
+    """A sentence of the catalogue that goes with an answer."""
+    return Note(Message(id=message_id, params=_plain(params)))
 
 
 class AdvisorError(Exception):
@@ -47,12 +52,16 @@ class AdvisorError(Exception):
         """The error as a part of another sentence."""
         return Message(id=self.id, params={**self.params, "field": self.field})
 
+    def note(self) -> Note:
+        """The error as the reason why something is unknown."""
+        return Note(self.words())
+
     def encode(self) -> dict[str, Any]:
         """The error as JSON values, for `decode` in another process."""
         return {
             "type": type(self).__name__,
             "id": self.id,
-            "params": _encode(self.params),
+            "params": encode(self.params),
             "field": self.field,
         }
 
@@ -60,7 +69,7 @@ class AdvisorError(Exception):
     def decode(data: Mapping[str, Any]) -> "AdvisorError":
         """What `encode` wrote, as the same class."""
         cls = getattr(sys.modules[__name__], data["type"], AdvisorError)
-        return cls(data["id"], field=data["field"], **_decode(data["params"]))
+        return cls(data["id"], field=data["field"], **decode(data["params"]))
 
 
 class InputError(AdvisorError):
@@ -96,8 +105,8 @@ class WorkerError(AdvisorError):
     """The worker process died or did not answer in time."""
 
 
-_WORDS = "words"
-"""Key that tells an encoded `words` from an object of the user's."""
+_WORDS, _NOTE = "words", "note"
+"""Keys that tell an encoded `words` or `note` from an object of the user's."""
 
 
 def _plain(value: Any) -> Any:
@@ -111,21 +120,27 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """JSON values with what has a language of its own, for `decode` in another process."""
     if isinstance(value, Message):
-        return {_WORDS: value.id, "params": _encode(value.params)}
+        return {_WORDS: value.id, "params": encode(value.params)}
+    if isinstance(value, Note):
+        return {_NOTE: value.message.id, "params": encode(value.message.params)}
     if isinstance(value, dict):
-        return {name: _encode(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_encode(inner) for inner in value]
+        return {name: encode(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(inner) for inner in value]
     return value
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """What `encode` wrote."""
     if isinstance(value, dict):
         if value.keys() == {_WORDS, "params"}:
-            return Message(id=value[_WORDS], params=_decode(value["params"]))
-        return {name: _decode(inner) for name, inner in value.items()}
+            return Message(id=value[_WORDS], params=decode(value["params"]))
+        if value.keys() == {_NOTE, "params"}:
+            return Note(Message(id=value[_NOTE], params=decode(value["params"])))
+        return {name: decode(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_decode(inner) for inner in value]
+        return [decode(inner) for inner in value]
     return value

@@ -15,7 +15,7 @@ import numpy as np
 from advisor import data_parallel, saving
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
 from advisor.hardware.machine import Gpu, Machine
 from advisor.measurements import calibration, gpu_calibration, measured
 from advisor.memory import CATEGORIES, MemoryEstimate, StepTimeline
@@ -97,15 +97,12 @@ class Estimator:
         batch, length = plan.per_device_train_batch_size, self.longest(plan)
         assumptions = list(profile.notes)
         if find_task(plan.task).counts_tokens:
-            assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
+            assumptions.insert(0, note("estimate.worst_batch", tokens=length))
         if plan.fp16 and loop == "script":
-            assumptions.append("The loss scaler's few scalars are not counted.")
+            assumptions.append(note("estimate.scaler"))
         lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
         if lengths:
-            assumptions.append(
-                f"{len(lengths)} batches of drawn rows follow the steady step: the cache they "
-                "leave is simulated, never measured."
-            )
+            assumptions.append(note("estimate.other_lengths", count=len(lengths)))
         assumptions += self._software.assumptions(self._model.model_type)
         assumptions += data_parallel.assumptions(plan)
         if loop == "trainer":
@@ -140,12 +137,9 @@ class Estimator:
         """
         rates = self._rates(plan)
         if rates is None:
-            return TimeEstimate(
-                step_seconds=None, assumptions=("Time: this device's rates are unknown.",)
-            )
+            return TimeEstimate(step_seconds=None, assumptions=(note("estimate.no_rates"),))
         if rates.emulates(plan):
-            said = "Time: unknown; this CPU emulates 16 bits, too slowly to be calibrated in them."
-            return TimeEstimate(step_seconds=None, assumptions=(said,))
+            return TimeEstimate(step_seconds=None, assumptions=(note("estimate.emulated"),))
         batch = plan.per_device_train_batch_size
         data = self._rows(plan)
         length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
@@ -166,17 +160,16 @@ class Estimator:
         ]
         if learned.speed_ratios:
             low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
-            assumptions.append(f"Time: from {len(learned.speed_ratios)} of your runs.")
+            assumptions.append(note("estimate.learned", count=len(learned.speed_ratios)))
         else:
             if runs_unknown_kernels(plan):
                 error *= 2
-                said = "Time: its kernels were never timed; the range is twice as wide."
-                assumptions.append(said)
+                assumptions.append(note("estimate.untimed"))
             low, high = 1 / (1 + error), 1 + error
         total = num_steps = None
         if data is not None:
             if plan.packing:
-                assumptions.append(f"Packing: {data.num_rows:,} full rows, from the mean length.")
+                assumptions.append(note("estimate.packing", rows=data.num_rows))
             num_steps = plan.optimizer_steps(data.num_rows)
             total = num_steps * step
             total += self._evaluation_seconds(plan, cost, num_steps, data) / speed

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from advisor.device_time import attention_share
+from advisor.errors import note
 from advisor.hardware.machine import Gpu
 from advisor.plan import TrainingPlan
 from advisor.rates import HOST_SECONDS, PUBLIC, Rates, gpu_rates
@@ -120,7 +121,7 @@ def calibrated_gpu_rates(
         overlaps=True,
         relative_error=0.25,
         launch_error=0.3,
-        assumption=f"Time: this card was calibrated on {measured_on}.",
+        assumption=note("rates.calibrated_gpu", date=measured_on),
         processors=tables.processors,
         cache_bytes=tables.cache_bytes,
         shares=each,

@@ -28,6 +28,9 @@ _ID = re.compile(
 )
 
 
+_MODEL_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
     """What is known of a model's repository."""
@@ -107,8 +110,20 @@ class HubData:
 
 
 def is_model_id(text: str) -> bool:
-    """Whether a user means a model on the Hub: owner/name, and no such path on this disk."""
-    return _names_nothing_here(text) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+    """Whether a user means a model on the Hub: owner/name[@revision], no such path on this disk."""
+    return _names_nothing_here(text) and _MODEL_ID.fullmatch(text) is not None
+
+
+def parse_model_id(text: str) -> tuple[str, str | None]:
+    """Repository and revision of an id that `is_model_id` knows."""
+    found = _MODEL_ID.fullmatch(text)
+    assert found is not None
+    return found["repo"], found["revision"]
+
+
+def with_revision(name: str, revision: str | None) -> str:
+    """A model's name with the revision beside it, where it is an id; paths have none."""
+    return f"{name}@{revision}" if revision and is_model_id(name) else name
 
 
 def is_data_id(text: str) -> bool:
@@ -150,22 +165,27 @@ def fetch_model(name: str) -> str:
     found = find_model(name)
     if not found.weights:
         return str(found.directory)
-    return str(_snapshot(name, found.commit, (*_DESCRIBED_BY, *found.weights)))
+    repo, _ = parse_model_id(name)
+    return str(_snapshot(repo, found.commit, (*_DESCRIBED_BY, *found.weights)))
 
 
 @lru_cache(maxsize=64)
-def find_model(repo: str) -> HubModel:
-    """What the Hub says of a model, and its config and tokenizer; the weights stay there.
+def find_model(name: str) -> HubModel:
+    """What the Hub says of a model's id, and its config and tokenizer; the weights stay there.
 
     Raises:
-        InputError: no such model, not open to this machine, or not reached and not in the cache.
+        InputError: no such model or revision, not open to this machine, or not reached and not in
+            the cache.
     """
     from huggingface_hub import HfApi
 
-    note = cache_dir() / "hub" / f"{repo.replace('/', '--')}.json"
+    repo, revision = parse_model_id(name)
+    note = cache_dir() / "hub" / f"{name.replace('/', '--')}.json"
     try:
-        with _as_input_error("model", repo, "model"):
-            info = HfApi().model_info(repo, files_metadata=True, timeout=TIMEOUT_SECONDS)
+        with _as_input_error("model", repo, "model", revision):
+            info = HfApi().model_info(
+                repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+            )
     except InputError as error:
         known = _remembered(note) if error.id in ("hub.offline", "hub.unreachable") else None
         if known is None:

@@ -20,7 +20,7 @@ from advisor.checkpoint import (
     stored_dtype,
     weight_files,
 )
-from advisor.errors import InputError, UnknownNameError, words
+from advisor.errors import InputError, UnknownNameError, note, words
 from advisor.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -243,21 +243,16 @@ def _config_notes(
     notes = []
     built = type(model).__name__
     if "auto_map" in content:
-        notes.append(f"Code beside the model (auto_map) is not run; transformers' {built} is used.")
+        notes.append(note("model.auto_map", built=built))
     named = content.get("architectures") or []
     if named and built not in named:
-        notes.append(f"The config names {', '.join(map(str, named))}; this task trains {built}.")
+        names = list(map(str, named))
+        notes.append(note("model.other_class", names=names, built=built))
     if task.slug == "causal-lm" and _sees_ahead(model.config):
-        notes.append(
-            "The config has is_decoder false: each token would see the ones it should predict; "
-            "set is_decoder to true."
-        )
+        notes.append(note("model.sees_ahead"))
     beside = location.parent
     if location.is_file() and (weight_files(beside) or _tokenizer_files(beside)):
-        notes.append(
-            "Only the config is used: training starts from random weights; give the directory "
-            "to use the weights and the tokenizer beside it."
-        )
+        notes.append(note("model.config_alone"))
     return tuple(notes)
 
 

@@ -28,6 +28,9 @@ class ModelArguments:
     model_name_or_path: str | None = _field(
         None, "Model directory or hub id with weights; null trains from random weights."
     )
+    model_revision: str | None = _field(
+        None, "Branch, tag or commit of the model on the Hub; null takes its main branch."
+    )
     config_name: str | None = _field(None, "Config to build the model from, without weights.")
     tokenizer_name: str | None = _field(None, "Tokenizer, where it is not beside the weights.")
     dtype: str = _field("float32", "The dtype the weights are loaded in.", _DTYPES)

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 from advisor import data_parallel
 from advisor.calibration import NOTHING, Learned
+from advisor.errors import note, words
 from advisor.hardware.machine import Gpu
+from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
 from advisor.simulate import replay
 from advisor.simulate.allocator import OutOfMemoryError
 from advisor.simulate.buckets import buckets_of
 from advisor.simulate.profile import CONVOLUTIONS, Profile
-from advisor.units import MIB, format_in_gib
+from advisor.units import MIB
 
 CPU_ROUNDING = 64
 """Bytes a CPU tensor is aligned to (c10/core/alignment.h)."""
@@ -25,10 +27,10 @@ GLIBC = sys.platform == "linux"
 
 # CUDA context of a process outside the caching allocator, bytes: (middle, half width, where from).
 _CONTEXTS = {
-    (7, 5): (int(140.875 * MIB), MIB, "measured on 69 Tesla T4 runs, torch 2.10 to 2.14"),
-    (8, 0): (480 * MIB, 120 * MIB, "measured on an A100 with lazy loading, torch 2.1"),
+    (7, 5): (int(140.875 * MIB), MIB, words("peaks.context_t4")),
+    (8, 0): (480 * MIB, 120 * MIB, words("peaks.context_a100")),
 }
-_UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, "never measured on this card; the A100's was taken")
+_UNKNOWN_CONTEXT = (480 * MIB, 340 * MIB, words("peaks.context_unknown"))
 MEASURED_CARD = (7, 5)
 """Compute capability whose runs, without autocast, make up the table of allocated and reserved."""
 # Shares around the point, from the error table: (below, above) by (quantised, measured card).
@@ -49,9 +51,7 @@ _CPU_ERROR = (0.08, 0.12)
 """Peak RSS: runs measured here were 0.1 % over to 11 % under the point; see README."""
 
 
-UNIFIED = (
-    "GPU and processor share one pool: what the training process holds on the host is not counted."
-)
+UNIFIED = note("peaks.unified")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class Asked:
     """The model is written, after the last step at the latest."""
 
 
-def context_of(gpu: Gpu, learned: Learned = NOTHING) -> tuple[int, int, str]:
+def context_of(gpu: Gpu, learned: Learned = NOTHING) -> tuple[int, int, Message]:
     """CUDA context of a process on this card: bytes, half width, where it was measured."""
     if learned.contexts:
         middle = int(statistics.median(learned.contexts))
         width = max(max(learned.contexts) - middle, middle - min(learned.contexts), MIB)
-        return middle, width, f"measured by {len(learned.contexts)} of your runs"
+        return middle, width, words("peaks.context_learned", count=len(learned.contexts))
     return _CONTEXTS.get(gpu.compute_capability or (0, 0), _UNKNOWN_CONTEXT)
 
 
@@ -121,13 +121,13 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
             *asked.assumptions,
             *_said_of(peaks, asked, is_measured),
             *([UNIFIED] if gpu.memory_kind == "unified" else []),
-            f"CUDA context {context / MIB:,.0f} MiB, {source}.",
+            note("peaks.context", mib=context / MIB, source=source),
         ),
     ).judged()
     if found.verdict == "does_not_fit" and capacity is not None:
         least_room = math.floor((capacity - around_torch - spread_around) / (1 + high))
         if _survives(asked, least_room):
-            said = "What the cache keeps beyond the free memory is returned in time: slower."
+            said = note("peaks.returned_in_time")
             found = dataclasses.replace(
                 found, verdict="tight", assumptions=(*found.assumptions, said)
             )
@@ -135,23 +135,20 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
 
 
 def _said_of(peaks: replay.Peaks, asked: Asked, is_measured: bool) -> list[str]:
-    said = []
+    said: list[str] = []
     if peaks.num_retries:
-        said.append("The allocator has to return its cache to stay within the free memory: slower.")
+        said.append(note("peaks.retries"))
     if asked.plan.quantization is not None:
-        said.append(
-            "What loading leaves in the allocator's cache differs between versions of "
-            "transformers: of three ways to load, the middle is told."
-        )
+        said.append(note("peaks.loading"))
         if asked.plan.quantization.load_in_8bit:
-            said.append("int8: no outlier columns; never measured.")
+            said.append(note("peaks.int8"))
         if asked.plan.lora is not None and asked.plan.lora.use_dora:
-            said.append("DoRA on quantised weights: read in source, never measured.")
+            said.append(note("peaks.dora"))
     if asked.expandable and not asked.plan.is_sharded():
-        said.append("Expandable segments: read in source, never measured.")
+        said.append(note("peaks.expandable"))
     if not is_measured:
-        how = " with float16 autocast" if asked.plan.fp16 else ""
-        said.append(f"Simulated; the error table has no measured memory of this card{how} yet.")
+        unmeasured = note("peaks.fp16_unmeasured") if asked.plan.fp16 else note("peaks.unmeasured")
+        said.append(unmeasured)
     return said
 
 
@@ -242,11 +239,11 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         occasions["save"] = baseline + kept(asked.evaluation, peaks.occasions["save"], saves=True)
     low, high = 1 - _CPU_ERROR[0], 1 + _CPU_ERROR[1]
     interval = (math.floor((baseline + steady) * low), math.ceil((baseline + steady) * high))
-    said = [f"A training process without a model takes {format_in_gib(baseline)}, measured here."]
+    said: list[str] = [note("peaks.baseline", size=baseline)]
     if asked.learned.memory_ratios:
         low, high = spread([ratio / factor for ratio in asked.learned.memory_ratios], 0.04)
         interval = (math.floor(baseline + steady * low), math.ceil(baseline + steady * high))
-        said.append(f"What malloc keeps: from {len(asked.learned.memory_ratios)} of your runs.")
+        said.append(note("peaks.malloc_learned", count=len(asked.learned.memory_ratios)))
     categories = dict(peaks.categories)
     categories["context"] = baseline
     categories["fragmentation"] = steady - peaks.allocated
@@ -289,6 +286,6 @@ def _after_failures(found: MemoryEstimate, learned: Learned) -> MemoryEstimate:
     """What was said to fit and did not is tight at best."""
     if not learned.num_out_of_memory:
         return found
-    said = f"{learned.num_out_of_memory} of your runs like this ran out of memory."
+    said = note("peaks.out_of_memory", count=learned.num_out_of_memory)
     verdict = "tight" if found.verdict == "fits" else found.verdict
     return dataclasses.replace(found, verdict=verdict, assumptions=(*found.assumptions, said))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.cpu_time import CpuTables
+from advisor.errors import note
 from advisor.hardware.machine import Gpu
 from advisor.plan import TrainingPlan
 from advisor.simulate.profile import KINDS
@@ -159,8 +160,9 @@ def gpu_rates(gpu: Gpu, constants: Constants = PUBLIC) -> Rates | None:
         overlaps=True,
         relative_error=_ERROR.get(known, _UNKNOWN_ERROR),
         launch_error=_LAUNCH_ERROR,
-        assumption=f"Time: rates of the {gpu.name} data sheet"
-        + (", scaled by public measurements of this card." if known else ", never measured."),
+        assumption=note("rates.scaled_sheet", name=gpu.name)
+        if known
+        else note("rates.sheet", name=gpu.name),
         processors=processors,
         cache_bytes=cache,
         shares=shares_of(constants),
@@ -205,7 +207,7 @@ def cpu_rates(
         overlaps=False,
         relative_error=0.45,  # the demo's run: 99 s of 71
         launch_error=0.6,
-        assumption="Time: matmul, memory and operator rates measured on this CPU.",
+        assumption=note("rates.cpu"),
     )
 
 
@@ -223,6 +225,6 @@ def calibrated_rates(tables: CpuTables, measured_on: str) -> Rates:
         overlaps=False,
         relative_error=0.2,
         launch_error=0.3,
-        assumption=f"Time: this CPU was calibrated on {measured_on}.",
+        assumption=note("rates.calibrated", date=measured_on),
         tables=tables,
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from advisor import records
 from advisor.data import DataDescription
 from advisor.hardware.machine import Machine
-from advisor.locale import Message, render
+from advisor.locale import Message, Note, render, say
 from advisor.memory import MemoryEstimate, StepTimeline
 from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
@@ -78,7 +78,7 @@ class Recommendation:
     """Memory through one step; for the chart, not part of plan.json."""
 
     def to_dict(self, lang: str = "en") -> dict[str, Any]:
-        """The content of plan.json: every message as id, params and the text in `lang`."""
+        """plan.json: every message as id, params and the text in `lang`; notes as text."""
         result = records.encode(self)
         del result["timeline"]
         return _with_text(result, lang)
@@ -94,6 +94,8 @@ class Recommendation:
 
 
 def _with_text(value: Any, lang: str) -> Any:
+    if isinstance(value, Note):
+        return say(value, lang)
     if isinstance(value, dict):
         result = {k: _with_text(v, lang) for k, v in value.items()}
         if set(value) == {"id", "params"}:

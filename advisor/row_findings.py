@@ -21,6 +21,7 @@ INFORMATION = frozenset(
         "data.validation_split",
         "data.test_split",
         "data.sampled_file",
+        "data.sampled_some",
         "data.sampled_start",
         "data.sampled_rows",
         "data.no_tokenizer",

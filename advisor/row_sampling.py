@@ -5,10 +5,12 @@ line is as likely as a short one. Of what can only be read from its start, the s
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,11 @@ _LONGEST_BYTES = 16 * 2**20
 _BLOCK_BYTES = 4 * 2**20
 _NEWLINE = 10
 _BATCH_ROWS = 512
+_SCAN_ROWS = 4096
+_SCAN_SECONDS = 20.0
+"""Of looking for the longest rows of parquet files, all together."""
+_SCAN_COLUMNS = 8
+"""Of more columns of text, those with the most bytes are looked at."""
 
 
 T = TypeVar("T")
@@ -74,6 +81,8 @@ class Part:
     """False: num_rows is an estimate."""
     is_start: bool
     """The rows are the first ones, so that their numbers are the file's."""
+    has_longest: bool = False
+    """The longest row of the whole file is among them."""
 
 
 def chosen(items: Sequence[T]) -> list[T]:
@@ -125,7 +134,13 @@ def _of_lines(item: Item, target: Path, budget: int, field: str) -> Part:
         else:
             num_rows = _estimate(lines, item.size)
         write_once(target, iter(lines))
-    return Part(file=target, num_rows=num_rows, is_counted=is_counted, is_start=False)
+    return Part(
+        file=target,
+        num_rows=num_rows,
+        is_counted=is_counted,
+        is_start=False,
+        has_longest=is_counted,
+    )
 
 
 def _windows(stream: BinaryIO, size: int, budget: int) -> Iterator[bytes]:
@@ -283,21 +298,103 @@ def _of_parquet(item: Item, target: Path, budget: int, field: str) -> Part:
             if groups <= _MAX_FILES:
                 taken = list(range(groups))
             with pq.ParquetWriter(target, file.schema_arrow) as out:
-                for group in taken:
-                    _copy_rows(file, group, budget // max(len(taken), 1), out)
+                each = budget // max(len(taken), 1)
+                copied = {group: _copy_rows(file, group, each, out) for group in taken}
+                longest, is_all = (), False
+                if item.path is not None:  # on the Hub it would mean to fetch all the text
+                    seconds = _SCAN_SECONDS * budget / _SAMPLE_BYTES
+                    longest, is_all = _longest_rows(item.path, item.stamp, seconds)
+                for group, at in longest:
+                    if at >= copied.get(group, 0):
+                        out.write_batch(_row_at(file, group, at))
             num_rows = file.metadata.num_rows
     except pa.ArrowException as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(
             "row_sampling.parquet", path=item.name, reason=reason, field=field
         ) from error
-    return Part(file=target, num_rows=num_rows, is_counted=True, is_start=False)
+    return Part(file=target, num_rows=num_rows, is_counted=True, is_start=False, has_longest=is_all)
 
 
-def _copy_rows(file: Any, group: int, budget: int, out: Any) -> None:
-    """The first rows of a row group, until they take `budget` bytes of memory."""
+def _copy_rows(file: Any, group: int, budget: int, out: Any) -> int:
+    """Write the first rows of a row group, until they take `budget` bytes; how many these are."""
+    count = 0
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
         out.write_batch(batch)
+        count += batch.num_rows
         budget -= batch.nbytes
         if budget <= 0:
-            return
+            break
+    return count
+
+
+def _row_at(file: Any, group: int, at: int) -> Any:
+    """One row of a row group, as a batch."""
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+        if at < batch.num_rows:
+            return batch.slice(at, 1)
+        at -= batch.num_rows
+    raise AssertionError("the row group was read to this row before")
+
+
+@functools.lru_cache(maxsize=64)
+def _longest_rows(
+    path: Path, _stamp: str, seconds: float
+) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """Where the longest text of each column is, and the longest row: (row group, row) of each.
+
+    And whether all texts were looked at. Lengths are bytes of UTF-8; rows of more than
+    `_LONGEST_BYTES` are passed over.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    end = time.monotonic() + seconds
+    best: dict[int, tuple[int, int, int]] = {}
+    with pq.ParquetFile(path) as file:
+        names, is_all = _text_columns(file)
+        for group in range(file.num_row_groups if names else 0):
+            start = 0
+            for batch in file.iter_batches(_SCAN_ROWS, row_groups=[group], columns=names):
+                if time.monotonic() > end:
+                    return _places(best), False
+                sizes = np.stack([_byte_lengths(column) for column in batch.columns])
+                sizes = np.vstack([sizes, sizes.sum(axis=0)])
+                sizes[:, sizes[-1] > _LONGEST_BYTES] = 0
+                for i, at in enumerate(sizes.argmax(axis=1).tolist()):
+                    if sizes[i, at] > best.get(i, (0,))[0]:
+                        best[i] = (int(sizes[i, at]), group, start + at)
+                start += batch.num_rows
+    return _places(best), is_all
+
+
+def _places(best: dict[int, tuple[int, int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted({(group, at) for _, group, at in best.values()}))
+
+
+def _text_columns(file: Any) -> tuple[list[str], bool]:
+    """Columns of text, of many those with the most bytes; and whether these are all."""
+    from pyarrow import types
+
+    def is_text(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_string(kind) or types.is_large_string(kind)
+
+    names = [field.name for field in file.schema_arrow if is_text(field.type)]
+    sizes = dict.fromkeys(names, 0)
+    groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+    for chunk in (group.column(i) for group in groups for i in range(group.num_columns)):
+        if chunk.path_in_schema in sizes:
+            sizes[chunk.path_in_schema] += chunk.total_compressed_size
+    return sorted(names, key=lambda name: -sizes[name])[:_SCAN_COLUMNS], len(names) <= _SCAN_COLUMNS
+
+
+def _byte_lengths(column: Any) -> Any:
+    """UTF-8 bytes of each text, 0 where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    lengths = pc.call_function("binary_length", [column])
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False)

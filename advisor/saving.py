@@ -15,6 +15,7 @@ those copies (simulate/saved_copies.py) are the occasion `save` of the estimate.
 the trained model whatever save_strategy is, so they are counted for every plan.
 """
 
+from advisor.errors import note
 from advisor.plan import TrainingPlan
 from advisor.units import GIB
 
@@ -27,15 +28,9 @@ def assumptions(plan: TrainingPlan, copied_bytes: int = 0) -> list[str]:
         copied_bytes: what a save copies on the device.
     """
     if copied_bytes:
-        return [
-            f"A save splits fused weights into copies on the device, {copied_bytes / GIB:,.2f} GiB "
-            "until it is written: counted in the verdict, with the save after the last step."
-        ]
+        return [note("saving.copies", copied=copied_bytes / GIB)]
     if plan.save_strategy == "no" or plan.use_cpu:
         return []
     if plan.is_sharded():
-        return [
-            "A save gathers one whole tensor at a time, fewer bytes than a step holds, and moves "
-            "it to the host: rank 0 needs host memory for the whole model and its states."
-        ]
-    return ["A save copies tensor by tensor to the host: nothing more on the device."]
+        return [note("saving.sharded")]
+    return [note("saving.plain")]

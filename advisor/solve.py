@@ -294,7 +294,7 @@ class Search:
                 memory = self._estimator.memory(plan)
                 time = self._estimator.time(plan)
             except SimulationError as error:
-                memory = MemoryEstimate.unknown(str(error), self.facts.machine.capacity_bytes())
+                memory = MemoryEstimate.unknown(error.note(), self.facts.machine.capacity_bytes())
                 time = TimeEstimate(step_seconds=None)
             if ceiling is not None:
                 memory = memory.limited(ceiling)

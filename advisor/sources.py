@@ -398,7 +398,11 @@ def _sampled(name: str, files: Sequence[DataFile], total: int, field: str) -> So
         "total": total,
         "size": sum(part.file.stat().st_size for part in parts),
     }
-    how = "data.sampled_start" if all(part.is_start for part in parts) else "data.sampled_file"
+    how = "data.sampled_some"
+    if all(part.is_start for part in parts):
+        how = "data.sampled_start"
+    elif len(chosen) == len(files) and all(part.has_longest for part in parts):
+        how = "data.sampled_file"
     return Source(
         name=name,
         format=formats[0],

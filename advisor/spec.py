@@ -76,7 +76,7 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
             selective_checkpointing=spec.loop.selective_checkpointing,
         )
     except SimulationError as error:
-        memory = MemoryEstimate.unknown(str(error), spec.machine.capacity_bytes())
+        memory = MemoryEstimate.unknown(error.note(), spec.machine.capacity_bytes())
         duration = TimeEstimate(step_seconds=None)
     return _out(memory, duration, time.perf_counter() - started)
 

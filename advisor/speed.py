@@ -8,6 +8,8 @@ import numpy as np
 
 from advisor.cpu_time import cpu_seconds
 from advisor.device_time import device_seconds
+from advisor.errors import note, words
+from advisor.locale import Message
 from advisor.plan import TrainingPlan
 from advisor.rates import Rates
 from advisor.simulate.profile import PHASES, Kernels, Profile
@@ -16,13 +18,11 @@ from advisor.versions import installed
 
 Regime = Literal["compute", "bandwidth", "launch"]
 LIMITS: dict[Regime, str] = {
-    "compute": "Time: limited by how fast the device computes.",
-    "bandwidth": "Time: limited by the device's memory bandwidth.",
-    "launch": "Time: limited by the host, which launches kernels slower than the device runs them.",
+    "compute": note("speed.compute"),
+    "bandwidth": note("speed.bandwidth"),
+    "launch": note("speed.launch"),
 }
-_LIMIT_ON_CPU = (
-    "Time: limited by what each operator costs beside its arithmetic, as in small models."
-)
+_LIMIT_ON_CPU = note("speed.on_cpu")
 _IDLE = 0.25
 """Share of a step that the device waits, from which on the host limits it."""
 
@@ -57,15 +57,15 @@ class TimeEstimate:
 def software_of(plan: TrainingPlan, software: Software = INSTALLED) -> str:
     """What the time of a plan assumes of the software that runs it."""
     transformers = software.transformers or installed("transformers")
-    parts = [f"torch {installed('torch')}", f"transformers {transformers}"]
-    kernels = ["Liger's kernels"] if plan.use_liger_kernel else []
+    parts: list[str | Message] = [f"torch {installed('torch')}", f"transformers {transformers}"]
+    kernels = [words("speed.liger")] if plan.use_liger_kernel else []
     if plan.attn_implementation == "flash_attention_2":
-        kernels.append("FlashAttention's kernels")
-    parts += kernels or ["the library's own kernels"]
-    parts.append("no torch.compile")
+        kernels.append(words("speed.flash"))
+    parts += kernels or [words("speed.own_kernels")]
+    parts.append(words("speed.no_compile"))
     if plan.method != "full":
-        parts.append("adapters and heads in float32")
-    return f"Time: assumes {', '.join(parts)}."
+        parts.append(words("speed.adapters"))
+    return note("speed.software", parts=parts)
 
 
 def runs_unknown_kernels(plan: TrainingPlan) -> bool:

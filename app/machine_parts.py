@@ -12,7 +12,7 @@ from advisor.errors import AdvisorError, InputError
 from advisor.hardware import catalogue
 from advisor.hardware.choice import choose
 from advisor.hardware.machine import Gpu, Machine
-from advisor.locale import format_duration
+from advisor.locale import format_duration, say
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from app import cache, machine_texts, state, texts
@@ -177,7 +177,7 @@ def this_machine(machine: Machine, asked: Question) -> None:
             with st.container(border=True, height="stretch", gap="xsmall"):
                 _gpu(gpu, machine, asked, number)
     for sentence in machine.notes:
-        st.caption(texts.escape(sentence))
+        st.caption(texts.escape(say(sentence, lang)))
 
 
 def _host(machine: Machine) -> None:

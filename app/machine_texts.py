@@ -11,6 +11,7 @@ from advisor.errors import InputError
 from advisor.hardware.catalogue import Entry
 from advisor.hardware.choice import choose
 from advisor.hardware.machine import Gpu, Machine
+from advisor.locale import say
 from advisor.recommendation import Recommendation
 from app import charts, forms
 from app.texts import DOT, machine_name, t
@@ -69,7 +70,7 @@ def remark(one: Elsewhere, lang: str) -> str:
     """The grey line of a card: step time, precision; or why nothing is known."""
     memory, plan = one.memory, one.plan
     if memory.verdict == "unknown":
-        return memory.assumptions[0] if memory.assumptions else t("unknown", lang)
+        return say(memory.assumptions[0], lang) if memory.assumptions else t("unknown", lang)
     if memory.verdict == "does_not_fit":
         over = (memory.process_bytes or 0) - (memory.capacity_bytes or 0)
         return t("machines.over", lang, over=max(over, 0))

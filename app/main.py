@@ -6,6 +6,7 @@ import streamlit as st
 
 from app import state
 from app.components import footer
+from app.own_host import is_own
 from app.texts import t
 
 HERE = Path(__file__).resolve().parent
@@ -15,6 +16,12 @@ st.set_page_config(
     page_title="Training Advisor", page_icon=HERE / "static" / "icon.svg", layout="wide"
 )
 lang, mode = state.language(), state.mode()
+headers = st.context.headers
+asked_with = [(name, value) for name in headers for value in headers.get_all(name)]
+if asked_with and not is_own((n.encode(), v.encode()) for n, v in asked_with):
+    # of `streamlit run`, which has no OwnHostOnly; without headers it is a test
+    st.error(t("page.foreign", lang))
+    st.stop()
 st.logo(HERE / "static" / f"logo-{mode}.svg", size="large")
 page = st.navigation(
     [

@@ -8,7 +8,7 @@ from advisor.data import DataDescription
 from advisor.errors import InputError
 from advisor.hardware.catalogue import accelerator_names, machine_from_name
 from advisor.hardware.choice import is_local
-from advisor.locale import Message, render
+from advisor.locale import Message, render, say
 from advisor.recommend import Question
 from advisor.recommendation import Recommendation
 from advisor.row_findings import is_warning
@@ -148,7 +148,7 @@ def _change_machine(asked: Question, shown: Recommendation | None) -> None:
             on_click=_probe_again,
         )
         for sentence in shown.machine.notes if shown else ():
-            st.caption(texts.escape(sentence))
+            st.caption(texts.escape(say(sentence, lang)))
 
 
 def _probe_again() -> None:
@@ -180,7 +180,7 @@ def _change_model(asked: Question, shown: Recommendation | None) -> None:
     if shown is not None:
         st.caption(f"{shown.model.architecture}{texts.DOT}{texts.escape(shown.model.path)}")
         for sentence in shown.model.notes:
-            st.caption(texts.escape(sentence))
+            st.caption(texts.escape(say(sentence, lang)))
 
 
 def _offer_columns(asked: Question, error: InputError) -> None:

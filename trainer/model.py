@@ -26,7 +26,7 @@ def build_tokenizer(args: ModelArguments) -> Any:
     """
     name = args.tokenizer_name or args.model_name_or_path or args.config_name
     assert name is not None  # check_arguments wants one of them
-    directory = hub.model_directory(name)
+    directory = hub.model_directory(hub.with_revision(name, args.model_revision))
     with _as_input_error("tokenizer", name):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -72,7 +72,8 @@ def build_model(
             options["device_map"] = {"": torch.cuda.current_device()}
     name = args.model_name_or_path or args.config_name
     assert name is not None  # check_arguments wants one of them
-    directory = hub.fetch_model(name) if args.model_name_or_path else hub.model_directory(name)
+    whole = hub.with_revision(name, args.model_revision)
+    directory = hub.fetch_model(whole) if args.model_name_or_path else hub.model_directory(whole)
     warnings: list[tuple[str, str]] = []
     with _as_input_error("model", name):
         config = transformers.AutoConfig.from_pretrained(

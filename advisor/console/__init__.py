@@ -8,7 +8,7 @@ from typing import Any
 from advisor import units
 from advisor.errors import AdvisorError
 from advisor.hardware.machine import Gpu, Machine
-from advisor.locale import Message, format_duration, render
+from advisor.locale import Message, format_duration, render, say
 from advisor.measurements import Calibration, GpuCalibration
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Recommendation
@@ -179,7 +179,11 @@ def recommend_text(recommendation: Recommendation, lang: str = "en") -> str:
         *(recommendation.time.assumptions if recommendation.time else ()),
     ]
     if assumptions:
-        lines += ["", _say("assumptions", lang), *(f"  {a}" for a in dict.fromkeys(assumptions))]
+        lines += [
+            "",
+            _say("assumptions", lang),
+            *(f"  {say(a, lang)}" for a in dict.fromkeys(assumptions)),
+        ]
     return _text(lines)
 
 

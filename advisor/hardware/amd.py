@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from advisor.errors import note
 from advisor.hardware.machine import Gpu, GpuProcess, MemoryKind
 from advisor.hardware.owners import owned
 from advisor.hardware.surroundings import number, read
@@ -31,10 +32,9 @@ def probe(root: Path = _ROOT, load: Callable[[], Any | None] | None = None) -> F
         if found is not None:
             return found
     if not cards and (root / "dev/kfd").exists():
-        return Found(notes=("An AMD GPU is present (/dev/kfd), not probed: install amdsmi.",))
+        return Found(notes=(note("amd.not_probed"),))
     gpus = tuple(_from_sysfs(card, root) for card in cards)
-    note = "Processes on AMD GPUs are not listed: install amdsmi (it comes with ROCm)."
-    return Found(gpus=gpus, notes=(note,) if gpus else ())
+    return Found(gpus=gpus, notes=(note("amd.not_listed"),) if gpus else ())
 
 
 def _amdsmi() -> Any | None:
@@ -54,8 +54,7 @@ def _by_library(library: Any) -> Found | None:
     finally:
         _ask(library, "amdsmi_shut_down")
     unlisted = any(gpu.processes is None for gpu in gpus)
-    note = "Processes on AMD GPUs could not be listed (no permission or an older amdsmi)."
-    return Found(gpus=gpus, notes=(note,) if unlisted else ())
+    return Found(gpus=gpus, notes=(note("amd.unlisted"),) if unlisted else ())
 
 
 def _ask(library: Any, name: str, *args: Any, default: Any = None) -> Any:

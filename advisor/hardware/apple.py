@@ -5,6 +5,7 @@ import json
 import platform
 import sys
 
+from advisor.errors import note
 from advisor.hardware import host
 from advisor.hardware.machine import Gpu
 from advisor.hardware.vendors import Found, Run, run
@@ -24,7 +25,7 @@ def probe(ram: host.Ram, ask: Run = run) -> Found:
     if sys.platform != "darwin":
         return Found()
     if platform.machine() != "arm64":
-        return Found(notes=("The GPU of a Mac with an Intel processor is not probed.",))
+        return Found(notes=(note("apple.intel_mac"),))
     chip = (ask(["sysctl", "-n", "machdep.cpu.brand_string"]) or "").strip() or "Apple GPU"
     limit = (ask(["sysctl", "-n", "iogpu.wired_limit_mb"]) or "").strip()
     total, notes = None, ()
@@ -32,7 +33,7 @@ def probe(ram: host.Ram, ask: Run = run) -> Found:
         total = int(limit) * MIB
     elif ram.total_bytes is not None:
         total = round(_SHARE * ram.total_bytes)
-        notes = (f"Memory for the GPU is assumed: {_SHARE:.0%} of RAM, macOS says 2/3 to 3/4.",)
+        notes = (note("apple.assumed", share=_SHARE),)
     known = [n for n in (total, ram.free_bytes) if n is not None]
     cores = _cores(ask)
     gpu = Gpu(

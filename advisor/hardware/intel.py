@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from advisor.errors import note
 from advisor.hardware.machine import Gpu
 from advisor.hardware.surroundings import number
 from advisor.hardware.vendors import Found, Run, run
@@ -39,8 +40,7 @@ def probe(root: Path = _ROOT, ask: Run = run) -> Found:
         _describe(card, listed.get(card.resolve().name.lower(), {}), ask) for card in cards
     )
     unknown = any(gpu.memory_kind == "dedicated" and gpu.free_bytes is None for gpu in gpus)
-    note = "Memory in use and processes of Intel GPUs are not probed: install xpu-smi."
-    return Found(gpus=gpus, notes=(note,) if unknown else ())
+    return Found(gpus=gpus, notes=(note("intel.not_probed"),) if unknown else ())
 
 
 def _cards(root: Path) -> list[Path]:

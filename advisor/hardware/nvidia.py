@@ -12,6 +12,7 @@ from typing import Any
 
 import pynvml
 
+from advisor.errors import note
 from advisor.hardware import owners
 from advisor.hardware.machine import Connection, Gpu, GpuProcess, Link
 
@@ -95,17 +96,14 @@ def session() -> Generator[str | None]:
 def _why_closed(error: Any) -> str:
     match error.value:
         case pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-            return "NVIDIA driver not found (NVML: libnvidia-ml.so.1)."
+            return note("nvidia.no_driver")
         case pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
-            return "NVIDIA driver is installed but not loaded; load it or restart the machine."
+            return note("nvidia.not_loaded")
         case pynvml.NVML_ERROR_NO_PERMISSION:
-            return "NVIDIA driver may not be asked by this user; give it access to /dev/nvidia*."
+            return note("nvidia.no_permission")
         case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            return (
-                "NVIDIA driver was updated while loaded (library and kernel module differ); "
-                "restart the machine."
-            )
-    return f"NVIDIA GPUs could not be probed; NVML says: {error}."
+            return note("nvidia.updated")
+    return note("nvidia.not_probed", error=error)
 
 
 def probe(environ: Mapping[str, str] = os.environ) -> Nvidia:
@@ -122,10 +120,7 @@ def probe(environ: Mapping[str, str] = os.environ) -> Nvidia:
         gpus = _number(boards, environ.get("CUDA_VISIBLE_DEVICES"), notes)
         unlike = len({board.devices[0].name for board in boards}) > 1
         if unlike and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-            notes.append(
-                "CUDA may number unlike GPUs in another order than shown here; "
-                "set CUDA_DEVICE_ORDER=PCI_BUS_ID or choose them by UUID."
-            )
+            notes.append(note("nvidia.order"))
         version = query("nvmlSystemGetCudaDriverVersion")
         return Nvidia(
             gpus=gpus,
@@ -196,20 +191,14 @@ def _number(boards: list[Board], variable: str | None, notes: list[str]) -> tupl
     hidden = [place for place in devices if place not in order]
     if variable is not None:
         if hidden:
-            names = _join([f"{devices[place].name} (GPU {place[0]})" for place in hidden])
-            notes.append(f"CUDA_VISIBLE_DEVICES={variable} hides {names}.")
+            names = [f"{devices[place].name} (GPU {place[0]})" for place in hidden]
+            notes.append(note("nvidia.hidden", variable=variable, names=names))
         asked = [entry for entry in variable.split(",") if entry.strip() not in ("", "-1")]
         if boards and len(order) < len(asked):
-            notes.append(
-                f"CUDA_VISIBLE_DEVICES={variable} names {len(asked)} devices, but CUDA shows "
-                f"{len(order)}: it stops at the first that it does not know, and shows none when "
-                "one is named twice."
-            )
+            said = note("nvidia.named", variable=variable, named=len(asked), shown=len(order))
+            notes.append(said)
     elif hidden and any(boards[place[0]].is_mig for place in order):
-        notes.append(
-            "CUDA shows a process one MIG instance and no other GPU; "
-            "set CUDA_VISIBLE_DEVICES to the UUID of the one to use."
-        )
+        notes.append(note("nvidia.one_instance"))
     numbered = [replace(devices[place], index=i) for i, place in enumerate(order)]
     return (*numbered, *(devices[place] for place in hidden))
 
@@ -221,7 +210,7 @@ def _boards(notes: list[str]) -> list[Board]:
     ]
     for i, handle in enumerate(handles):
         if handle is None:
-            notes.append(f"GPU {i} could not be opened (lost, or no permission).")
+            notes.append(note("nvidia.not_opened", number=i))
             lost = Gpu(name=f"GPU {i}", processes=None, vendor="nvidia", source="measured")
             boards.append(Board(devices=(lost,), usable=False))
             continue
@@ -230,10 +219,7 @@ def _boards(notes: list[str]) -> list[Board]:
         is_mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
         instances = _mig_instances(handle) if is_mig else []
         if is_mig and not instances:
-            notes.append(
-                f"GPU {i} is in MIG mode without an instance, so CUDA cannot use it; "
-                "create one or switch MIG off."
-            )
+            notes.append(note("nvidia.no_instance", number=i))
         uuid, link = query("nvmlDeviceGetUUID", handle), _link(handle, handles)
         described = (_describe(h, capability, i, notes) for h in instances or [handle])
         parent = uuid if instances else None
@@ -257,12 +243,10 @@ def _mig_instances(handle: Any) -> list[Any]:
 def _describe(handle: Any, capability: tuple[int, int] | None, board: int, notes: list[str]) -> Gpu:
     total, used, free = _memory(handle)
     if free is None:
-        notes.append(f"Memory of GPU {board} could not be read.")
+        notes.append(note("nvidia.no_memory", number=board))
     processes = _processes(handle)
     if processes is None:
-        notes.append(
-            f"Processes on GPU {board} could not be listed (no permission or not supported)."
-        )
+        notes.append(note("nvidia.no_processes", number=board))
     return Gpu(
         name=query("nvmlDeviceGetName", handle) or f"GPU {board}",
         uuid=query("nvmlDeviceGetUUID", handle),
@@ -338,7 +322,3 @@ def _connection(handle: Any, other: Any) -> Connection | None:
     if level is None:
         return None
     return next((name for highest, name in _CONNECTIONS if level <= highest), None)
-
-
-def _join(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

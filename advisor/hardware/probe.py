@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from advisor import home
+from advisor.errors import note
 from advisor.hardware import (
     amd,
     apple,
@@ -40,14 +41,14 @@ def probe_machine(runs_dir: Path | None = None) -> Machine:
     limits = host.cgroup_limits()
     cpu = host.read_cpu(limits)
     if cpu.model is None:
-        notes.append("CPU model could not be read.")
+        notes.append(note("probe.no_model"))
     ram = _ram(limits, notes)
     wsl, container = surroundings.is_wsl(), surroundings.is_container()
     found = _nvidia(notes, wsl=wsl, container=container)
     gpus = tuple(_complete(gpu, ram) for gpu in (*found.gpus, *_others(ram, notes)))
     wheel = torch_build.read_wheel()
     if wheel is None:
-        notes.append("torch is not installed here; training needs it: pip install torch.")
+        notes.append(note("probe.no_torch"))
     return Machine(
         name=_name(gpus, cpu),
         gpus=gpus,
@@ -79,9 +80,7 @@ def _nvidia(notes: list[str], *, wsl: bool, container: bool | None) -> nvidia.Nv
     if not found.gpus and (hint := surroundings.without_nvml(container=container)):
         notes.append(hint)
     if found.gpus and wsl:
-        notes.append(
-            "WSL2: the driver lists no processes of Windows; the memory they hold counts as used."
-        )
+        notes.append(note("probe.wsl"))
     return found
 
 
@@ -91,11 +90,7 @@ def _others(ram: host.Ram, notes: list[str]) -> tuple[Gpu, ...]:
     for found in (amd.probe(), intel.probe(), apple.probe(ram)):
         gpus.extend(found.gpus)
         notes.extend(found.notes)
-    notes.extend(
-        f"{gpu.name} is shown, not planned for: memory is simulated for NVIDIA GPUs and CPUs "
-        "alone, so a plan for this machine trains on its CPU unless it has such a card."
-        for gpu in gpus
-    )
+    notes.extend(note("probe.not_planned_for", name=gpu.name) for gpu in gpus)
     return tuple(gpus)
 
 
@@ -119,7 +114,7 @@ def _ram(limits: host.Limits, notes: list[str]) -> host.Ram:
     try:
         return host.read_ram(limits)
     except (OSError, psutil.Error) as error:
-        notes.append(f"RAM could not be read: {error}.")
+        notes.append(note("probe.no_ram", error=error))
         return host.Ram()
 
 
@@ -127,7 +122,7 @@ def _disk(runs_dir: Path | None, notes: list[str]) -> int | None:
     try:
         return host.disk_free_bytes(runs_dir or home.runs_dir())
     except OSError as error:
-        notes.append(f"Free disk space could not be read: {error}.")
+        notes.append(note("probe.no_disk", error=error))
         return None
 
 

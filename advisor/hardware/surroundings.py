@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from advisor.errors import note, words
+
 _ROOT = Path("/")
 _MARKS = ("docker", "kubepods", "containerd", "libpod", "lxc", "garden")
 """Parts of a cgroup path that container engines choose."""
@@ -35,11 +37,10 @@ def without_nvml(root: Path = _ROOT, *, container: bool | None = None) -> str | 
     names = [line.partition(":")[2].strip() for c in cards for line in read(c).splitlines()[:1]]
     has_device = any((root / "dev").glob("nvidia[0-9]*"))
     if names or has_device:
-        found = ", ".join(name for name in names if name) or "an NVIDIA GPU"
-        end = "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
-        return f"The kernel knows {found}, but the driver's library is missing: {end}."
+        known = [name for name in names if name] or [words("surroundings.some_gpu")]
+        return note("surroundings.no_library", names=known)
     if container:
-        return "This is a container: start it with access to GPUs (docker run --gpus all)."
+        return note("surroundings.container")
     return None
 
 

@@ -5,7 +5,7 @@ in: `{peak:gib}` (`{peak:GiB}` with the unit), `{rate:lr}`, `{tokens:count}`, `{
 `{share:percent}`, `{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and `{names:and}`.
 
 Reasons and labels are in `en.json` and `zh_CN.json`, errors in `errors_en.json` and
-`errors_zh_CN.json`.
+`errors_zh_CN.json`; notes and assumptions stand there too, as a `Note`.
 """
 
 import json
@@ -62,6 +62,26 @@ def sentence(message: Message, lang: str = "en") -> str:
     return _Formatter(lang).vformat(template, (), message.params)
 
 
+class Note(str):
+    """A sentence beside an answer: English text to programs and files, any language to `say`."""
+
+    message: Message
+
+    def __new__(cls, message: Message) -> "Note":
+        """The English sentence of a message of the errors' catalogue."""
+        self = super().__new__(cls, sentence(message))
+        self.message = message
+        return self
+
+    def __getnewargs__(self) -> tuple[Message]:  # type: ignore[override]
+        return (self.message,)
+
+
+def say(text: str, lang: str = "en") -> str:
+    """A note in `lang`; any other text is somebody's own and stays as it is."""
+    return sentence(text.message, lang) if isinstance(text, Note) else text
+
+
 def format_duration(seconds: float | None, lang: str = "en") -> str:
     """Seconds as a person says them: 4.5 ms, 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
     if seconds is None:
@@ -99,6 +119,8 @@ class _Formatter(string.Formatter):
             return {"en": units.UNKNOWN, "zh": "未知"}[self.lang]
         if isinstance(value, Message):
             return sentence(value, self.lang)
+        if isinstance(value, Note):
+            return say(value, self.lang)
         match format_spec:
             case "list" | "or" | "and":
                 return self._joined(value, format_spec)

@@ -207,7 +207,6 @@ EXAMPLE_SCRIPTS = frozenset(
         "metric_name",
         "mlm",
         "mlm_probability",
-        "model_revision",
         "model_type",
         "n_best_size",
         "num_beams",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from advisor import training_arguments
+from advisor import hub, training_arguments
 from advisor.argument_checks import NEVER_WRITTEN
 from advisor.arguments import CONSTANTS, LORA_NAMES, QUANTIZATION_NAMES
 from advisor.errors import InputError
@@ -19,6 +19,7 @@ _SAME_NAME = ("dtype", "attn_implementation", "packing", "padding_free")
 QUESTION_NAMES = {
     "model_name_or_path": "model",
     "config_name": "model",
+    "model_revision": "model",
     "train_file": "data",
     "validation_file": "validation",
     "text_column": "text_column",
@@ -56,8 +57,11 @@ def question_from(
     changes: dict[str, Any] = {
         field: arguments[name]
         for name, field in QUESTION_NAMES.items()
-        if name != "tokenizer_name" and arguments.get(name) is not None
+        if name not in ("tokenizer_name", "model_revision") and arguments.get(name) is not None
     }
+    if "model" in changes:
+        revision = arguments.get("model_revision")
+        changes["model"] = hub.with_revision(changes["model"], revision)
     if "data" in changes and changes["data"] != base.data:
         changes = {"text_column": None, "label_column": None, "validation": None, **changes}
     pins: dict[str, Any] = {}

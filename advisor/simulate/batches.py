@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
+from advisor.locale import Note
 from advisor.simulate.profile import Structure
 from advisor.tasks import BatchTensor, find_task
 
@@ -111,7 +112,7 @@ class _Dimensions:
             return name, (self._known["batch"], *self._audio(name))
         shape = tuple(self._dimension(word) for word in tensor.shape)
         if tensor.name == "input_ids" and self._is_seq_to_seq():
-            self._note("Source and target both have max_length tokens.")
+            self._note(note("batches.both_sides"))
         if tensor.name == "decoder_input_ids" and not self._is_seq_to_seq():
             raise SimulationError("batches.no_decoder", model_type=self.config.model_type)
         return tensor.name, shape
@@ -119,9 +120,9 @@ class _Dimensions:
     def _is_seq_to_seq(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False))
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+    def _note(self, said: Note) -> None:
+        if said not in self.notes:
+            self.notes.append(said)
 
     def _dimension(self, word: str) -> int:
         if word in self._known:
@@ -142,9 +143,9 @@ class _Dimensions:
     def _transcript(self) -> int:
         length = self._known["length"]
         if self._is_seq_to_seq():
-            self._note("max_length counts the tokens of the transcript.")
+            self._note(note("batches.transcript"))
             return length
-        self._note(f"One label to {FRAMES_PER_LABEL} frames of the encoder is assumed.")
+        self._note(note("batches.labels", frames=FRAMES_PER_LABEL))
         return max(length // FRAMES_PER_LABEL, 1)
 
     def _look(self, name: str, usual: Any) -> Any:
@@ -160,9 +161,9 @@ class _Dimensions:
         size = self._look("image_size", None)
         if size is None:
             size = _SIZES.get(self.task, _USUAL_SIZE)
-            self._note(f"The config names no image_size: {size} pixels a side are assumed.")
+            self._note(note("batches.no_image_size", size=size))
         else:
-            self._note("Images have the config's image_size; max_length is not used.")
+            self._note(note("batches.image_size"))
         if isinstance(size, dict):
             size = (size["height"], size["width"])
         return int(size[word == "width"]) if isinstance(size, (list, tuple)) else int(size)
@@ -177,13 +178,10 @@ class _Dimensions:
             samples = length
             for kernel, stride in reversed(list(zip(config.conv_kernel, strides, strict=True))):
                 samples = (samples - 1) * stride + kernel
-            self._note(
-                "max_length counts frames of the encoder, one to "
-                f"{math.prod(strides)} samples of sound."
-            )
+            self._note(note("batches.frames_of_samples", samples=math.prod(strides)))
             return (samples,)
         if name == "input_values" and hasattr(config, "num_mel_bins"):
-            self._note("The spectrogram has the config's max_length; that of the plan is not used.")
+            self._note(note("batches.spectrogram"))
             return (int(config.max_length), int(config.num_mel_bins))
         if name == "input_features":
             return self._features()
@@ -193,15 +191,13 @@ class _Dimensions:
         config, length = self.config, self._known["length"]
         if config.model_type == "whisper":
             frames = 2 * int(config.max_source_positions)
-            self._note(f"Sound fills the encoder's window, {frames:,} frames of the spectrogram.")
+            self._note(note("batches.window", frames=frames))
             return (int(config.num_mel_bins), frames)
         if hasattr(config, "feature_projection_input_dim"):
-            self._note("max_length counts frames of the encoder.")
+            self._note(note("batches.frames"))
             return (length, int(config.feature_projection_input_dim))
         if hasattr(config, "input_feat_per_channel"):
             layers = int(config.num_conv_layers)
-            self._note(
-                f"Sound has {2**layers} frames of the spectrogram to each token of the transcript."
-            )
+            self._note(note("batches.frames_a_token", frames=2**layers))
             return (length * 2**layers, int(config.input_feat_per_channel))
         raise SimulationError("batches.sound", model_type=config.model_type)

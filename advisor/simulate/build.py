@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from advisor.adapters import train_in_float32
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note, words
+from advisor.locale import Message
 from advisor.plan import Checkpointing
 from advisor.row_borders import keeps_rows_apart
 from advisor.simulate import experts, flash, liger, quantized
@@ -99,10 +100,7 @@ def attention_note(model: Any, structure: Structure) -> tuple[str, ...]:
     took = getattr(model.config, "_attn_implementation", structure.attn_implementation)
     if took == structure.attn_implementation:
         return ()
-    return (
-        f"{type(model).__name__} has no sdpa attention: transformers takes eager where nothing is "
-        "asked and refuses sdpa where it is; eager was traced.",
-    )
+    return (note("build.eager_alone", name=type(model).__name__),)
 
 
 def auto_class(config: Any, task: Task) -> Any:
@@ -229,7 +227,7 @@ def find_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     return found
 
 
-def why_in_full(model: nn.Module, depth: int | None) -> str | None:
+def why_in_full(model: nn.Module, depth: int | None) -> Message | None:
     """Why the layers are not repeated from a few traced ones; None: they can be.
 
     Args:
@@ -238,15 +236,15 @@ def why_in_full(model: nn.Module, depth: int | None) -> str | None:
     """
     stacks = [layers for _, layers in find_stacks(model)]
     if not stacks:
-        return "it has no list of equal layers"
+        return words("build.no_stack")
     if len(stacks) > 1:
-        return f"it has {len(stacks)} stacks of layers"
+        return words("build.stacks", count=len(stacks))
     if depth is None:
-        return "the config names no number of layers at its top"
+        return words("build.no_depth")
     if len(stacks[0]) != depth:
-        return f"{len(stacks[0])} layers are built where the config says {depth}"
+        return words("build.other_depth", built=len(stacks[0]), depth=depth)
     if not layers_alike(model):
-        return "its layers differ"
+        return words("build.layers_differ")
     return None
 
 

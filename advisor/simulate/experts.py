@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from advisor.errors import note
 from advisor.simulate.profile import Structure
 
 NAMES = {"mixtral": ("w1", "w3", "w2")}
@@ -116,7 +117,4 @@ def unquantised_note(model: nn.Module, structure: Structure) -> tuple[str, ...]:
         return ()
     if all(p.dim() != 3 for p in model.parameters()):
         return ()
-    return (
-        "The experts' weights stay unquantised and are cast to float32: transformers 5 holds them "
-        "in fused parameters, which bitsandbytes passes by.",
-    )
+    return (note("experts.unquantised"),)

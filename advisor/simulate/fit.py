@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
 from advisor.simulate.profile import BASIS, Kernels, Profile, Rule
 from advisor.simulate.trace import GLOBAL, MARK, WORKSPACE, Kernel, Trace
 
@@ -58,16 +58,12 @@ def fit(
     except NotReplicableError as error:
         if traced == depth:
             raise SimulationError("fit.shape_dependent", reason=error) from error
-        note = f"layers do not repeat ({error}): all {depth} were traced"
+        said = note("fit.no_repeats", reason=error, depth=depth)
         try:
             profile = _fit(record, depth, False, rows)
         except NotReplicableError as again:
             raise SimulationError("fit.shape_dependent", reason=again) from again
-        return _with_note(profile, note)
-
-
-def _with_note(profile: Profile, note: str) -> Profile:
-    return dataclasses.replace(profile, notes=(*profile.notes, note))
+        return dataclasses.replace(profile, notes=(*profile.notes, said))
 
 
 def _unit(context: int | None) -> int:

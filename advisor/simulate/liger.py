@@ -17,15 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
 from advisor.simulate.liger_loss import IGNORED, CrossEntropy, FusedLinearCrossEntropy
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import Recorder
 
-NOTE = (
-    "Liger kernels: what liger-kernel 0.8.5 allocates with its Triton kernels was read in source, "
-    "never measured."
-)
+NOTE = note("liger.read_in_source")
 MOST_PROCESSORS = 192
 """Streaming multiprocessors: a norm's backward keeps a row of float32 for each; no card of today
 has more (188 of an RTX PRO 6000), so that this is an upper bound of a few MiB."""

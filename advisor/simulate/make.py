@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor import records
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
 from advisor.home import cache_dir
 from advisor.simulate.profile import Profile, Structure
 
@@ -118,11 +118,11 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     depth = structure.depth()
     model = build_on_meta(plain, depth or 1)
     in_full, context = why_in_full(model, depth), context_of(model)
-    notes = dict.fromkeys(
-        note for noted in (attention_note, unquantised_note) for note in noted(model, structure)
+    notes: dict[str, None] = dict.fromkeys(
+        said for noted in (attention_note, unquantised_note) for said in noted(model, structure)
     )
     if in_full is not None:
-        notes[f"All layers were traced: {in_full}."] = None
+        notes[note("make.in_full", reason=in_full)] = None
     del model
     done = 0
 

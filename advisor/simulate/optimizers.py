@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advisor.errors import SimulationError, words
+from advisor.errors import SimulationError, note, words
 from advisor.locale import Message
 from advisor.simulate import imitations
 from advisor.simulate.imitations import BitsAndBytes, BlockwiseKind, Imitation, Launched
@@ -131,7 +131,7 @@ def notes(structure: Structure) -> tuple[str, ...]:
         return ()
     lines = [entry.note] if entry.note else []
     if entry.imitates != _REAL:
-        lines.append(f"The optimizer was read in source, not measured: {entry.imitates}.")
+        lines.append(note("optimizers.read_in_source", source=entry.imitates))
     return tuple(lines)
 
 
@@ -306,17 +306,13 @@ def _torch(build: Callable[[Request], Optimizer]) -> Simulated:
 def _bnb(**kind: Any) -> Simulated:
     shape = BlockwiseKind(**kind)
     size = (shape.first + shape.second) * shape.bits // 8
-    note = (
-        f"The paged optimizer states ({size} bytes an element of every trained tensor of "
-        f"{BitsAndBytes.MIN_PAGED_SIZE:,} elements or more) are managed memory, which moves "
-        "between device and host: they are counted in neither."
-    )
+    paged = note("optimizers.paged", size=size, least=BitsAndBytes.MIN_PAGED_SIZE)
     return Simulated(
         imitates="bitsandbytes 0.50.2, optim/optimizer.py",
         build=_blockwise(shape),
         by_parameter=True,
         not_on_cpu=words("optimizers.cpu_bitsandbytes"),
-        note=note if shape.paged else "",
+        note=paged if shape.paged else "",
     )
 
 
@@ -370,14 +366,13 @@ SIMULATED: dict[str, Simulated] = {
         build=_grok,
         by_parameter=True,
         not_on_cpu=words("optimizers.cpu_copies"),
-        note="grokadamw keeps three states of every trained element in host memory, in the "
-        "weights' dtype: they are not counted.",
+        note=note("optimizers.grokadamw"),
     ),
     "apollo_adamw": Simulated(
         imitates="apollo-torch 1.0.3, apollo_torch/apollo.py",
         build=_apollo,
         by_parameter=True,
-        note="A steady step of APOLLO renews no projection; every update_proj_gap steps one does.",
+        note=note("optimizers.apollo"),
     ),
 }
 """`optim` -> how it is built."""

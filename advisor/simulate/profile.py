@@ -20,22 +20,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advisor import records
+from advisor import errors, records
+from advisor.errors import note
 from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantization, TrainingPlan
 from advisor.simulate import temporaries
 from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
 
-FORMAT = 25
+FORMAT = 26
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
 """
 
-CONVOLUTIONS = (
-    "Convolutions: the workspaces that cuDNN chooses while it runs are not modelled; the interval "
-    "is at least 5 % to each side."
-)
+CONVOLUTIONS = note("profile.convolutions")
 """Note of a profile whose step has any; peaks.py widens its interval."""
 EMPTY_CACHE = "empty_cache"
 """Mark where the program itself returns the allocator's cache to the driver."""
@@ -409,7 +407,7 @@ class Profile:
                 r: [v.name, v.index, v.arguments.tolist(), v.slope.tolist()]
                 for r, v in self.rules.items()
             },
-            "notes": self.notes,
+            "notes": errors.encode(self.notes),
             "copies": self.copies,
         }
         buffer = io.BytesIO()
@@ -450,7 +448,7 @@ class Profile:
                     },
                     segments=meta["segments"],
                     kernels=Kernels(**{n: data[f"kernels_{n}"] for n in names}),
-                    notes=tuple(meta["notes"]),
+                    notes=tuple(errors.decode(meta["notes"])),
                     copies=tuple((s, n, growth) for s, n, growth in meta["copies"]),
                 )
         except (FileNotFoundError, ValueError, KeyError, OSError):

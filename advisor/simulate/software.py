@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.errors import InputError
+from advisor.errors import InputError, note
 
 FIRST_FUSED = (5, 0)
 """transformers from here on holds a layer's experts in two parameters of three dimensions."""
@@ -26,10 +26,7 @@ class Software:
     def assumptions(self, model_type: str) -> tuple[str, ...]:
         """What of the stated versions is simulated."""
         if self.separates_experts(model_type):
-            return (
-                f"As transformers {self.transformers} builds the experts: linear layers, each "
-                "quantised and adapted by itself; all else as the installed version.",
-            )
+            return (note("software.separate_experts", version=self.transformers),)
         return ()
 
     def _is_before_fusion(self) -> bool:

@@ -11,20 +11,14 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from advisor.errors import SimulationError
+from advisor.errors import SimulationError, note
 
 aten = torch.ops.aten
 MOST_ELEMENTS = 1 << 20
 """Larger tensors are not followed."""
-ROUTING = (
-    "Mixture of experts: balanced routing is assumed, every expert gets the same number of tokens; "
-    "uneven routing moves the peak where the program runs expert by expert."
-)
-EVERYTHING_SELECTED = (
-    "Where a random or computed mask selects elements, all of them are taken to be selected: an "
-    "upper bound."
-)
-NO_DROP = "Layers or paths that training drops at random are all kept: the largest step."
+ROUTING = note("values.routing")
+EVERYTHING_SELECTED = note("values.everything_selected")
+NO_DROP = note("values.no_drop")
 _NOT_FINITE = frozenset({aten.isinf.default, aten.isnan.default})
 _NEVER = frozenset({aten.isposinf.default, aten.isneginf.default}) | _NOT_FINITE
 

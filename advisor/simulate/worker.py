@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from advisor import records
+from advisor import errors, records
 from advisor.errors import AdvisorError, WorkerError
 
 Progress = Callable[[str, dict[str, Any]], None]
@@ -83,7 +83,7 @@ class Worker:
                     continue
                 if "error" in answer:
                     raise AdvisorError.decode(answer["error"])
-                return answer["result"]
+                return errors.decode(answer["result"])
 
     def cancel(self) -> None:
         """End the child in the middle of its work; calls fail until `resume`."""
@@ -237,7 +237,7 @@ def main() -> None:
         except AdvisorError as error:
             send({"error": error.encode()})
         else:
-            send({"result": records.encode(result)})
+            send({"result": errors.encode(records.encode(result))})
 
 
 if __name__ == "__main__":

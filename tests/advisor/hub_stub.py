@@ -44,10 +44,15 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def add(self, kind, name, files, *, status=None, error=None, **info):
-        """A repository; `status` and `error` are what the Hub says instead of giving it."""
-        contents = {k: v if isinstance(v, bytes) else v.encode() for k, v in files.items()}
-        self.repos[kind, name] = {"files": contents, "status": status, "error": error, "info": info}
+    def add(self, kind, name, files, *, status=None, error=None, tags=None, **info):
+        """A repository; `status` and `error` are what the Hub says instead of giving it.
+
+        `tags` are other states of it: name -> (commit, files).
+        """
+        at = {"main": (COMMIT, files), **(tags or {})}
+        at |= {commit: (commit, held) for commit, held in at.values()}
+        states = {revision: (commit, _as_bytes(held)) for revision, (commit, held) in at.items()}
+        self.repos[kind, name] = {"at": states, "status": status, "error": error, "info": info}
 
     def downloads(self):
         """Paths of files that were fetched, not only asked about."""
@@ -81,10 +86,12 @@ class Hub:
         if repo is None:
             return
         found = re.match(r"/(revision|tree|paths-info)/([^/]+)", rest)
-        if found and found[2] not in ("main", COMMIT):
+        revision = found[2] if found else "main"
+        if revision not in repo["at"]:
             self._send(request, 404, b'{"error": "x"}', {"X-Error-Code": "RevisionNotFound"})
             return
-        entries = [self._entry(repo, file) for file in repo["files"]]
+        commit, files = repo["at"][revision]
+        entries = [self._entry(*item) for item in files.items()]
         if found and found[1] == "tree":
             answer = entries
         elif found and found[1] == "paths-info":
@@ -94,7 +101,7 @@ class Hub:
             siblings = [{"rfilename": e["path"], "size": e["size"]} for e in entries]
             answer = {
                 "id": name,
-                "sha": COMMIT,
+                "sha": commit,
                 "siblings": siblings,
                 "private": False,
                 "disabled": False,
@@ -105,8 +112,7 @@ class Hub:
             }
         self._send(request, 200, json.dumps(answer).encode())
 
-    def _entry(self, repo, file):
-        content = repo["files"][file]
+    def _entry(self, file, content):
         oid = hashlib.sha1(content, usedforsecurity=False).hexdigest()
         return {"type": "file", "path": file, "size": len(content), "oid": oid}
 
@@ -114,12 +120,13 @@ class Hub:
         repo = self._repo(request, kind, name)
         if repo is None:
             return
-        content = repo["files"].get(file)
-        if revision not in ("main", COMMIT) or content is None:
+        commit, files = repo["at"].get(revision, (None, {}))
+        content = files.get(file)
+        if content is None:
             self._send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        oid = self._entry(repo, file)["oid"]
-        headers = {"ETag": f'"{oid}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        oid = self._entry(file, content)["oid"]
+        headers = {"ETag": f'"{oid}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range") or "")
         if span:
             start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
@@ -138,3 +145,7 @@ class Hub:
             request.end_headers()
             if request.command != "HEAD":
                 request.wfile.write(content)
+
+
+def _as_bytes(files):
+    return {name: v if isinstance(v, bytes) else v.encode() for name, v in files.items()}

@@ -245,6 +245,19 @@ def test_a_model_without_weights_is_a_config_and_a_tokenizer():
     assert written(TrainingPlan())["model_name_or_path"] == MODEL.path
 
 
+def test_the_revision_of_a_hub_model_is_written_beside_its_name():
+    named = dataclasses.replace(MODEL, path="owner/name@v1", name="owner/name@v1")
+    values = written(TrainingPlan(), model=named)
+    assert (values["model_name_or_path"], values["model_revision"]) == ("owner/name", "v1")
+    bare = written(TrainingPlan(), model=dataclasses.replace(named, has_weights=False))
+    assert (bare["config_name"], bare["tokenizer_name"]) == ("owner/name", "owner/name")
+    assert bare["model_revision"] == "v1"
+    assert "model_revision" not in written(TrainingPlan())
+    with pytest.raises(InputError, match="keep one of them") as caught:
+        check_arguments({**values, "model_name_or_path": "owner/name@v2"})
+    assert caught.value.field == "model_revision"
+
+
 def test_evaluation_by_steps_always_says_which_steps():
     values = written(TrainingPlan(eval_strategy="steps", logging_steps=7))
     assert values["eval_steps"] == 7

@@ -1,7 +1,9 @@
 """Errors in both languages: the source is scanned, so that no sentence goes without its twin."""
 
 import ast
+import copy
 import json
+import pickle
 import string
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 
 import advisor
 from advisor import errors
-from advisor.errors import AdvisorError, InputError, UnknownNameError, WorkerError, words
-from advisor.locale import LANGUAGES, Message, error_catalogue, sentence
+from advisor.errors import AdvisorError, InputError, UnknownNameError, WorkerError, note, words
+from advisor.locale import LANGUAGES, Message, error_catalogue, say, sentence
 from advisor.simulate.worker import Worker
 from advisor.tasks import TASKS
 
@@ -32,9 +34,12 @@ def places(template):
 def calls():
     """(where, what is called, the call) of every error and part of one in the source."""
     for path in FILES:
+        said = CLASSES | (
+            {"words", "note"} if "app" not in path.relative_to(ROOT).parts else {"words"}
+        )
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
-            if name in CLASSES | {"words"}:
+            if name in said:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", name, node
 
 
@@ -56,7 +61,7 @@ def test_every_error_has_an_id_of_the_catalogue_with_its_parameters():
         assert None not in given, where
         wanted = places(catalogue[first.value])
         assert wanted <= given, (where, first.value, wanted - given)
-        assert given - wanted <= (set() if name == "words" else OWN), (where, first.value, given)
+        assert given - wanted <= (OWN if name in CLASSES else set()), (where, first.value, given)
 
 
 def test_errors_are_raised_with_an_id():
@@ -146,6 +151,21 @@ def test_error_of_the_worker_speaks_chinese():
     assert raised.value.sentence("zh").startswith("/nowhere 处没有模型")
     assert unknown.value.nearest == tuple(TASKS)
     assert unknown.value.sentence("zh").startswith("task 必须是 causal-lm、")
+
+
+def test_a_note_is_english_text_and_keeps_its_language_on_every_way():
+    noted = note("checkpoint.head", names=["score.weight"], num_labels=3,
+                 why=words("checkpoint.no_head"))  # fmt: skip
+    assert noted == (
+        "The head (score.weight) for 3 classes starts from random weights: the checkpoint has none."
+    )
+    ways = [errors.decode(json.loads(json.dumps(errors.encode({"a": [noted]}))))["a"][0]]
+    ways += [pickle.loads(pickle.dumps(noted)), copy.deepcopy(noted)]
+    for each in ways:
+        assert each == noted
+        assert say(each, "zh").endswith("检查点里没有。")
+    assert json.dumps({"notes": (noted,)}) == json.dumps({"notes": [str(noted)]})
+    assert say("somebody's own text", "zh") == "somebody's own text"
 
 
 class CancelledAtTheStart(Worker):

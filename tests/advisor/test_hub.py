@@ -10,12 +10,15 @@ import pytest
 
 from advisor import demo, hub
 from advisor.errors import AdvisorError, InputError
+from advisor.locale import say
 from advisor.recommend import Advisor, Question
 from advisor.simulate.worker import Worker
 from tests.advisor.hub_stub import COMMIT, Hub
 
 ROWS = "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(40))
 TOKEN = "hf_" + "a" * 12
+OLDER = "89abcdef" * 5
+"""Commit of the tag v1 of me/tiny."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,9 @@ def server(home):
     files = {f.name: f.read_bytes() for f in demo.materialise(home).model.iterdir()}
     weights = {"model.safetensors": b"w" * 5000, "onnx/model.onnx": b"o", "evil.py": "raise"}
     sizes = {"parameters": {"BF16": 2500}, "total": 2500}
-    stub.add("models", "me/tiny", {**files, **weights}, safetensors=sizes)
+    smaller = {**files, "config.json": with_layers(files["config.json"], 1)}
+    tags = {"v1": (OLDER, smaller)}
+    stub.add("models", "me/tiny", {**files, **weights}, safetensors=sizes, tags=tags)
     stub.add("models", "me/gated", {}, status=403, error="GatedRepo")
     stub.add("models", "me/forbidden", {}, status=403)
     stub.add("models", "me/busy", {}, status=503)
@@ -55,6 +60,10 @@ def server(home):
     stub.add("datasets", "me/script", {"script.py": "raise SystemExit"})
     yield stub
     stub.close()
+
+
+def with_layers(config, count):
+    return json.dumps({**json.loads(config), "num_hidden_layers": count})
 
 
 def environment(home, server, **more):
@@ -89,11 +98,30 @@ def test_a_model_is_described_without_its_weights(worker, server):
     assert found["has_tokenizer"]
     assert found["model_type"] == "llama"
     assert found["fingerprint"].endswith(COMMIT)
+    assert found["notes"][0].startswith("The model is on the Hub")
+    assert say(found["notes"][0], "zh").startswith("模型在 Hub 上")
     fetched = {path.rpartition("/")[2] for path in server.downloads()}
     assert {"config.json", "tokenizer.json"} <= fetched
     assert not fetched & {"model.safetensors", "model.onnx", "evil.py"}
     described = describe(worker, "demo", model_path="me/tiny")
     assert described["length_source"] == "tokenizer"
+
+
+def test_a_revision_of_a_model_is_another_model(worker, home, server):
+    newest, older, same = (
+        worker.call("describe_model", {"path": path, "task": "causal-lm"})
+        for path in ("me/tiny", "me/tiny@v1", f"me/tiny@{OLDER}")
+    )
+    assert older["path"] == "me/tiny@v1"
+    assert older["fingerprint"].endswith(OLDER)
+    assert older["num_trainable_layers"] == 1 < newest["num_trainable_layers"]
+    assert not older["has_weights"]  # the tag has none
+    assert same["fingerprint"] == older["fingerprint"]
+    gone = environment(home, server, HF_ENDPOINT="http://127.0.0.1:9")
+    code = "from advisor import hub\nprint(hub.find_model('me/tiny@v1').commit)\n"
+    assert run(code, gone).strip() == OLDER
+    with pytest.raises(InputError, match="me/tiny has no revision 'v9'"):
+        worker.call("describe_model", {"path": "me/tiny@v9", "task": "causal-lm"})
 
 
 def test_data_by_id_split_and_config(worker):
@@ -246,6 +274,11 @@ def test_the_trainer_takes_the_weights_too(home, server):
 def test_what_is_an_id_and_what_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub.is_model_id("owner/name")
+    assert hub.is_model_id("owner/name@refs/pr/1")
+    assert hub.parse_model_id("owner/name@v1") == ("owner/name", "v1")
+    assert hub.with_revision("owner/name", "v1") == "owner/name@v1"
+    assert hub.with_revision("owner/name", None) == "owner/name"
+    assert hub.with_revision("./owner/name", "v1") == "./owner/name"
     assert hub.is_data_id("owner/name@refs/pr/1:config:split")
     assert hub.parse_data_id("owner/name@v1::test") == hub.DataId(
         repo="owner/name", revision="v1", split="test"

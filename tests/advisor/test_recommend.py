@@ -9,6 +9,7 @@ import pytest
 
 from advisor import demo
 from advisor.errors import InputError, PlanError, UnknownNameError, WorkerError
+from advisor.locale import say
 from advisor.recommend import Advisor, Question
 from advisor.recommendation import Recommendation
 
@@ -60,7 +61,20 @@ def test_answer_survives_plan_json(answer):
     written = json.loads(json.dumps(answer.to_dict("zh"), allow_nan=False))
     read = Recommendation.from_dict(written)
     assert read.to_dict("zh") == written
+    read = Recommendation.from_dict(json.loads(json.dumps(answer.to_dict())))
     assert (read.plan, read.memory, read.time) == (answer.plan, answer.memory, answer.time)
+
+
+def test_assumptions_are_text_in_the_language_that_is_asked_for(answer):
+    english, chinese = (
+        [*written["memory"]["assumptions"], *written["time"]["assumptions"]]
+        for written in (json.loads(json.dumps(answer.to_dict(lang))) for lang in ("en", "zh"))
+    )
+    assert len(english) == len(chinese) > 4
+    assert all(isinstance(text, str) and text.isascii() for text in english)
+    assert not any(text.isascii() for text in chinese)
+    recalled = Recommendation.from_dict(answer.to_dict("zh")).time.assumptions[0]
+    assert recalled == say(answer.time.assumptions[0], "zh")
 
 
 def test_timeline_peaks_where_the_estimate_says(answer):

@@ -112,6 +112,64 @@ def test_parquet_rows_are_exact_and_from_all_groups(tmp_path):
     assert loaded.is_counted
 
 
+def longest_of(loaded, column="text"):
+    return max(len(t) for part in (loaded.train, loaded.evaluation) for t in part[column])
+
+
+def write_parquet(path, **columns):
+    """Row groups of which the sample holds the first rows alone."""
+    pq.write_table(pa.table(columns), path, row_group_size=2000, compression="none")
+    return path
+
+
+def test_the_longest_row_of_parquet_is_found_wherever_it_is(tmp_path):
+    texts = [f"{i} " + "x" * 200 for i in range(5000)]
+    texts[2777], texts[2778] = "é" * 900, "y" * 1700  # 1,800 and 1,700 bytes
+    other = ["o", None] * 2495 + ["z" * 3000] + [""] * 9
+    coded = pa.array(["short"] * 5000).dictionary_encode()
+    path = write_parquet(
+        tmp_path / "a.parquet", text=texts, other=other, coded=coded, n=list(range(5000))
+    )
+    loaded = load_rows(path, text_column="text", sample=True)
+    assert "é" * 900 in [*loaded.train["text"], *loaded.evaluation["text"]]
+    assert longest_of(load_rows(path, text_column="other", sample=True), "other") == 3000
+    assert "data.sampled_file" in ids(loaded)
+    assert loaded.num_train_rows + loaded.num_eval_rows == 5000
+
+
+def test_the_longest_pair_is_found_where_neither_text_is_the_longest(tmp_path):
+    one, two = ["a" * 100] * 3000, ["b" * 100] * 3000
+    one[1400], two[1600] = "a" * 900, "b" * 900
+    one[1500] = two[1500] = "c" * 700
+    path = write_parquet(tmp_path / "a.parquet", premise=one, hypothesis=two)
+    places, is_all = row_sampling._longest_rows(path, "", 60.0)
+    assert is_all
+    assert places == ((0, 1400), (0, 1500), (0, 1600))
+
+
+def test_a_row_of_parquet_in_the_sample_already_is_not_taken_twice(tmp_path):
+    texts = ["z" * 400, *(f"{i}" + "x" * 200 for i in range(1, 3000))]
+    loaded = load_rows(write_parquet(tmp_path / "a.parquet", text=texts), sample=True)
+    drawn = [*loaded.train["text"], *loaded.evaluation["text"]]
+    assert len(set(drawn)) == len(drawn)
+    assert "z" * 400 in drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("_SCAN_SECONDS", 0.0), ("_SCAN_COLUMNS", 0), ("_LONGEST_BYTES", 500)]
+)
+def test_limits_of_looking_for_the_longest_row_of_parquet(tmp_path, monkeypatch, name, value):
+    row_sampling._longest_rows.cache_clear()
+    monkeypatch.setattr(row_sampling, name, value)
+    texts = [f"{i} " + "x" * 200 for i in range(3000)]
+    texts[1400], texts[1600] = "y" * 5000, "z" * 450
+    loaded = load_rows(write_parquet(tmp_path / "a.parquet", text=texts), sample=True)
+    assert longest_of(loaded) == (450 if name == "_LONGEST_BYTES" else 205)
+    is_known = "data.sampled_file" in ids(loaded)
+    assert is_known == (name == "_LONGEST_BYTES")
+    assert ("data.sampled_some" in ids(loaded)) != is_known
+
+
 def test_many_files_are_entered_at_equal_steps(tmp_path):
     for i in range(40):
         write_rows(tmp_path / f"part-{i:02}.jsonl", [f"{i} {t}" for t in lines(40)])

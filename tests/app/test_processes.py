@@ -1,6 +1,7 @@
 """The dashboard as a process: light, named safely, reachable from this machine only."""
 
 import base64
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -267,3 +268,55 @@ def test_port_in_use_exits_2_and_names_it(port):
     assert done.returncode == 2
     assert f"Port {port} on 127.0.0.1 is in use" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def bare_port(tmp_path_factory):
+    """The port of `streamlit run app/main.py`, which has not the launcher's guard."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ, TRAINING_ADVISOR_HOME=str(tmp_path_factory.mktemp("home")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", APP / "main.py", "--server.port", str(port)],
+        cwd=APP.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if " 200 " in ask(port, "/_stcore/health")[0]:
+                break
+        time.sleep(0.1)
+    yield port
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def first_words(port, origin):
+    """What a WebSocket of that origin is shown until the script has ended, as one text."""
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from websockets.sync.client import connect
+
+    shown = []
+    with connect(f"ws://127.0.0.1:{port}/_stcore/stream", origin=origin) as stream:
+        ask_for_page = BackMsg()
+        ask_for_page.rerun_script.query_string = ""
+        stream.send(ask_for_page.SerializeToString())
+        while True:
+            message = ForwardMsg()
+            message.ParseFromString(stream.recv(timeout=60))
+            shown.append(str(message))
+            if message.WhichOneof("type") == "script_finished" or "navigation {" in shown[-1]:
+                return "\n".join(shown)
+
+
+def test_without_the_launcher_a_page_of_another_port_is_shown_nothing(bare_port):
+    own = first_words(bare_port, f"http://127.0.0.1:{bare_port}")
+    assert "navigation {" in own
+    foreign = first_words(bare_port, "http://127.0.0.1:1")
+    assert "navigation {" not in foreign
+    assert "Refused: this program answers pages that it served itself" in foreign

@@ -35,7 +35,7 @@ def mac(monkeypatch):
 def test_one_pool_of_which_metal_recommends_a_share(mac):
     found = apple.probe(RAM, mac())
     (gpu,) = found.gpus
-    assert "assumed: 72%" in found.notes[0]
+    assert "assumed: 72 %" in found.notes[0]
     assert (gpu.name, gpu.vendor, gpu.memory_kind) == ("Apple M2 Max (38)", "apple", "unified")
     assert gpu.total_bytes == round(0.72 * 32 * GIB)
     assert gpu.free_bytes == 20 * GIB  # what RAM has, not more
