@@ -29,7 +29,7 @@ def assumptions(plan: TrainingPlan) -> list[str]:
     if plan.is_sharded():
         lines.append(
             f"One of {plan.devices} devices with FSDP2 (accelerate's preparation, real "
-            "fully_shard): simulated, checked against public runs of torchtitan: 3 of 7 within "
+            "fully_shard): simulated, checked against public runs of torchtitan: 4 of 8 within "
             "5 % of what they reserved, all within 10 %; the one that ran out of memory is found."
         )
     else:

@@ -26,7 +26,7 @@ from advisor.rates import Rates, calibrated_rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
-from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
+from advisor.simulate.profile import PHASES, TRAINER, Loop, Profile, Structure, structure_of
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import (
@@ -75,30 +75,20 @@ class Estimator:
 
     # -- what others ask --------------------------------------------------------------------
 
-    def memory(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        expandable: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> MemoryEstimate:
+    def memory(self, plan: TrainingPlan, *, loop: Loop = TRAINER) -> MemoryEstimate:
         """Peak of a steady step with the longest batch the data set can make.
 
         Raises:
             SimulationError: this cannot be simulated; the answer is unknown.
         """
-        structure = self._structure(
-            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
-        )
+        structure = self._structure(plan, loop)
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self.longest(plan)
         assumptions = list(profile.notes)
         if find_task(plan.task).counts_tokens:
             assumptions.insert(0, f"Every row of the worst batch has {length:,} tokens.")
-        if plan.fp16 and loop == "script":
+        if plan.fp16 and loop.kind == "script":
             assumptions.append("The loss scaler's few scalars are not counted.")
         lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
         if lengths:
@@ -108,7 +98,7 @@ class Estimator:
             )
         assumptions += self._software.assumptions(self._model.model_type)
         assumptions += data_parallel.assumptions(plan)
-        if loop == "trainer":
+        if loop.kind == "trainer":
             copied = int(profile.copies_at_save(depth).sum())
             assumptions += saving.assumptions(plan, copied)
         asked = Asked(
@@ -120,20 +110,13 @@ class Estimator:
             evaluation=self._evaluation(plan, structure, length),
             lengths=lengths,
             learned=self._known_of(plan),
-            expandable=expandable or loop == "torchtitan",
-            saves=loop == "trainer",
+            expandable=loop.expandable_segments or loop.kind == "torchtitan",
+            saves=loop.kind == "trainer",
             plan=plan,
         )
         return self._peaks(asked)
 
-    def time(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> TimeEstimate:
+    def time(self, plan: TrainingPlan, *, loop: Loop = TRAINER) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run.
 
         The step is the one `memory` answers for.
@@ -148,9 +131,7 @@ class Estimator:
         length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         if data is not None and not plan.padding_free:
             length = data.expected_batch_length(batch, plan.max_length)
-        structure = self._structure(
-            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
-        )
+        structure = self._structure(plan, loop)
         cost = self._cost(plan, structure, rates, length)
         learned = self._known_of(plan)
         speed = learned.speed()
@@ -273,14 +254,7 @@ class Estimator:
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
         return None if plan.use_cpu else self._machine.accelerator()
 
-    def _structure(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> Structure:
+    def _structure(self, plan: TrainingPlan, loop: Loop = TRAINER) -> Structure:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
             raise SimulationError("estimate.no_capability", name=gpu.name)
@@ -290,8 +264,6 @@ class Estimator:
             self._model.config,
             capability,
             loop=loop,
-            expand_kv=expand_kv,
-            selective_checkpointing=selective_checkpointing,
             software=self._software,
         )
 
