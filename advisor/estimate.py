@@ -6,13 +6,14 @@ Keeps measurements in the cache directory.
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from advisor import data_parallel, saving
+from advisor import data_parallel, not_simulated, saving
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError
@@ -31,8 +32,10 @@ from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import (
     LIMITS,
+    OTHER_SOFTWARE_ERROR,
     StepCost,
     TimeEstimate,
+    other_software,
     runs_unknown_kernels,
     software_of,
     step_cost,
@@ -61,6 +64,7 @@ class Estimator:
         on_progress: Progress | None = None,
         runs: Path | None = None,
         software: Software = INSTALLED,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
         self._worker = worker
         self._model = model
@@ -71,6 +75,8 @@ class Estimator:
         self._runs = runs
         """Where this machine's runs are, to learn from them; None learns nothing."""
         self._software = software
+        self._pins = pins or {}
+        """Of the user's values, those that no plan holds are named in the answer."""
         self._learned: dict[Kind, Learned] = {}
 
     # -- what others ask --------------------------------------------------------------------
@@ -97,6 +103,9 @@ class Estimator:
                 "leave is simulated, never measured."
             )
         assumptions += self._software.assumptions(self._model.model_type)
+        if differences := self._software.differences():
+            assumptions.append(differences)
+        assumptions += not_simulated.assumptions(self._pins, "memory")
         assumptions += data_parallel.assumptions(plan)
         if loop.kind == "trainer":
             copied = int(profile.copies_at_save(depth).sum())
@@ -146,6 +155,11 @@ class Estimator:
                 error *= 2
                 said = "Time: its kernels were never timed; the range is twice as wide."
                 assumptions.append(said)
+            is_here = self._machine.source == "probe"
+            unsure = other_software(self._software, is_here=is_here)
+            if unsure is not None:
+                error = max(error, OTHER_SOFTWARE_ERROR)
+                assumptions.append(unsure)
             low, high = 1 / (1 + error), 1 + error
         total = num_steps = None
         if data is not None:
@@ -164,7 +178,11 @@ class Estimator:
             total_seconds_interval=None if total is None else (total * low, total * high),
             regime=cost.regime,
             correction=speed,
-            assumptions=(*assumptions, *data_parallel.time_assumptions(plan)),
+            assumptions=(
+                *assumptions,
+                *data_parallel.time_assumptions(plan),
+                *not_simulated.assumptions(self._pins, "time"),
+            ),
         )
 
     def longest_step_seconds(self, plan: TrainingPlan) -> float | None:
