@@ -26,7 +26,7 @@ from advisor.simulate import temporaries
 from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
 
-FORMAT = 25
+FORMAT = 26
 """Raised whenever recorder, fit or step change what a profile holds.
 
 So that old files are made again.
