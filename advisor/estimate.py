@@ -6,13 +6,14 @@ Keeps measurements in the cache directory.
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from advisor import data_parallel, saving
+from advisor import data_parallel, not_simulated, saving
 from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError, note
@@ -26,13 +27,15 @@ from advisor.rates import Rates, calibrated_rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
 from advisor.simulate.make import ProfileStore
-from advisor.simulate.profile import PHASES, LoopKind, Profile, Structure, structure_of
+from advisor.simulate.profile import PHASES, TRAINER, Loop, Profile, Structure, structure_of
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
 from advisor.speed import (
+    OTHER_SOFTWARE_ERROR,
     StepCost,
     TimeEstimate,
     limit_in_words,
+    other_software,
     runs_unknown_kernels,
     software_of,
     step_cost,
@@ -61,6 +64,7 @@ class Estimator:
         on_progress: Progress | None = None,
         runs: Path | None = None,
         software: Software = INSTALLED,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
         self._worker = worker
         self._model = model
@@ -71,41 +75,36 @@ class Estimator:
         self._runs = runs
         """Where this machine's runs are, to learn from them; None learns nothing."""
         self._software = software
+        self._pins = pins or {}
+        """Of the user's values, those that no plan holds are named in the answer."""
         self._learned: dict[Kind, Learned] = {}
 
     # -- what others ask --------------------------------------------------------------------
 
-    def memory(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        expandable: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> MemoryEstimate:
+    def memory(self, plan: TrainingPlan, *, loop: Loop = TRAINER) -> MemoryEstimate:
         """Peak of a steady step with the longest batch the data set can make.
 
         Raises:
             SimulationError: this cannot be simulated; the answer is unknown.
         """
-        structure = self._structure(
-            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
-        )
+        structure = self._structure(plan, loop)
         profile = self._profile(structure)
         depth = self._depth(structure, profile)
         batch, length = plan.per_device_train_batch_size, self.longest(plan)
         assumptions = list(profile.notes)
         if find_task(plan.task).counts_tokens:
             assumptions.insert(0, note("estimate.worst_batch", tokens=length))
-        if plan.fp16 and loop == "script":
+        if plan.fp16 and loop.kind == "script":
             assumptions.append(note("estimate.scaler"))
         lengths = self._other_lengths(plan, length) if self._gpu(plan) else []
         if lengths:
             assumptions.append(note("estimate.other_lengths", count=len(lengths)))
         assumptions += self._software.assumptions(self._model.model_type)
+        if differences := self._software.differences():
+            assumptions.append(differences)
+        assumptions += not_simulated.assumptions(self._pins, "memory")
         assumptions += data_parallel.assumptions(plan)
-        if loop == "trainer":
+        if loop.kind == "trainer":
             copied = int(profile.copies_at_save(depth).sum())
             assumptions += saving.assumptions(plan, copied)
         asked = Asked(
@@ -117,20 +116,13 @@ class Estimator:
             evaluation=self._evaluation(plan, structure, length),
             lengths=lengths,
             learned=self._known_of(plan),
-            expandable=expandable or loop == "torchtitan",
-            saves=loop == "trainer",
+            expandable=loop.expandable_segments or loop.kind == "torchtitan",
+            saves=loop.kind == "trainer",
             plan=plan,
         )
         return self._peaks(asked)
 
-    def time(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> TimeEstimate:
+    def time(self, plan: TrainingPlan, *, loop: Loop = TRAINER) -> TimeEstimate:
         """Time of a step at the data set's expected batch length, and of the whole run.
 
         The step is the one `memory` answers for.
@@ -145,9 +137,7 @@ class Estimator:
         length = mean = data.mean_tokens_cut(plan.max_length) if data else float(plan.max_length)
         if data is not None and not plan.padding_free:
             length = data.expected_batch_length(batch, plan.max_length)
-        structure = self._structure(
-            plan, loop=loop, expand_kv=expand_kv, selective_checkpointing=selective_checkpointing
-        )
+        structure = self._structure(plan, loop)
         cost = self._cost(plan, structure, rates, length)
         learned = self._known_of(plan)
         speed = learned.speed()
@@ -165,6 +155,11 @@ class Estimator:
             if runs_unknown_kernels(plan):
                 error *= 2
                 assumptions.append(note("estimate.untimed"))
+            is_here = self._machine.source == "probe"
+            unsure = other_software(self._software, is_here=is_here)
+            if unsure is not None:
+                error = max(error, OTHER_SOFTWARE_ERROR)
+                assumptions.append(unsure)
             low, high = 1 / (1 + error), 1 + error
         total = num_steps = None
         if data is not None:
@@ -183,7 +178,11 @@ class Estimator:
             total_seconds_interval=None if total is None else (total * low, total * high),
             regime=cost.regime,
             correction=speed,
-            assumptions=(*assumptions, *data_parallel.time_assumptions(plan)),
+            assumptions=(
+                *assumptions,
+                *data_parallel.time_assumptions(plan),
+                *not_simulated.assumptions(self._pins, "time"),
+            ),
         )
 
     def longest_step_seconds(self, plan: TrainingPlan) -> float | None:
@@ -273,14 +272,7 @@ class Estimator:
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
         return None if plan.use_cpu else self._machine.accelerator()
 
-    def _structure(
-        self,
-        plan: TrainingPlan,
-        *,
-        loop: LoopKind = "trainer",
-        expand_kv: bool = False,
-        selective_checkpointing: bool = False,
-    ) -> Structure:
+    def _structure(self, plan: TrainingPlan, loop: Loop = TRAINER) -> Structure:
         gpu = self._gpu(plan)
         if gpu is not None and gpu.compute_capability is None:
             raise SimulationError("estimate.no_capability", name=gpu.name)
@@ -290,8 +282,6 @@ class Estimator:
             self._model.config,
             capability,
             loop=loop,
-            expand_kv=expand_kv,
-            selective_checkpointing=selective_checkpointing,
             software=self._software,
         )
 

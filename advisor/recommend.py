@@ -297,6 +297,7 @@ class Advisor:
             store=self._store,
             on_progress=on_progress,
             runs=runs_dir(),
+            pins=pins,
         )
         return facts, estimator, pins
 

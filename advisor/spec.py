@@ -17,25 +17,12 @@ from advisor.model import ModelDescription
 from advisor.plan import TrainingPlan
 from advisor.recommendation import Recommendation
 from advisor.simulate import software
-from advisor.simulate.profile import LoopKind
+from advisor.simulate.profile import Loop
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Worker
 from advisor.speed import TimeEstimate
 
 _KNOWN = ("id", "source", "model", "plan", "loop", "machine", "measured", "software", "notes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """How the step is written."""
-
-    kind: LoopKind = "trainer"
-    """"torchtitan": as that trainer does it; see CONTRIBUTING, "Several devices"."""
-    expand_kv: bool = False
-    """K and V heads are repeated before SDPA."""
-    expandable_segments: bool = False
-    """The allocator runs with PYTORCH_ALLOC_CONF=expandable_segments:True."""
-    selective_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +49,8 @@ def answer(document: Any, *, worker: Worker) -> dict[str, Any]:
         worker, model=spec.model, data=spec.data, machine=spec.machine, software=spec.software
     )
     try:
-        memory = estimator.memory(
-            spec.plan,
-            loop=spec.loop.kind,
-            expand_kv=spec.loop.expand_kv,
-            expandable=spec.loop.expandable_segments,
-            selective_checkpointing=spec.loop.selective_checkpointing,
-        )
-        duration = estimator.time(
-            spec.plan,
-            loop=spec.loop.kind,
-            expand_kv=spec.loop.expand_kv,
-            selective_checkpointing=spec.loop.selective_checkpointing,
-        )
+        memory = estimator.memory(spec.plan, loop=spec.loop)
+        duration = estimator.time(spec.plan, loop=spec.loop)
     except SimulationError as error:
         memory = MemoryEstimate.unknown(error.note(), spec.machine.capacity_bytes())
         duration = TimeEstimate(step_seconds=None)

@@ -56,8 +56,12 @@ class TimeEstimate:
 
 def software_of(plan: TrainingPlan, software: Software = INSTALLED) -> str:
     """What the time of a plan assumes of the software that runs it."""
+    stated = dict(software.others)
     transformers = software.transformers or installed("transformers")
-    parts: list[str | Message] = [f"torch {installed('torch')}", f"transformers {transformers}"]
+    parts: list[str | Message] = [
+        f"torch {stated.get('torch') or installed('torch')}",
+        f"transformers {transformers}",
+    ]
     kernels = [words("speed.liger")] if plan.use_liger_kernel else []
     if plan.attn_implementation == "flash_attention_2":
         kernels.append(words("speed.flash"))
@@ -71,6 +75,20 @@ def software_of(plan: TrainingPlan, software: Software = INSTALLED) -> str:
 def runs_unknown_kernels(plan: TrainingPlan) -> bool:
     """Whether the plan runs kernels of others that no public run timed."""
     return plan.use_liger_kernel or plan.attn_implementation == "flash_attention_2"
+
+
+OTHER_SOFTWARE_ERROR = 0.35
+"""Half width of the range where other software than the simulated one may run: nine of ten public
+runs whose source took no part in the fit were nearer (bench.py, "source left out", p90)."""
+
+
+def other_software(software: Software, *, is_here: bool) -> str | None:
+    """Why the range has to allow for other versions; None where the simulated ones run."""
+    if software.differences():
+        return note("speed.other_versions")
+    if software.is_stated() or is_here:
+        return None
+    return note("speed.unknown_versions")
 
 
 @dataclass(frozen=True, kw_only=True)

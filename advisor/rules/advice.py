@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from advisor import training_arguments
+from advisor import not_simulated, training_arguments
 from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
@@ -107,8 +107,7 @@ def is_outside(name: str) -> bool:
 
 def set_by_user(name: str, value: Any) -> Advice:
     """The row of a pin that goes to the arguments as it is."""
-    is_seen = name not in training_arguments.OUTSIDE_THE_PLAN or not value
-    reason = Message(id="why.set") if is_seen else Message(id="why.unseen")
+    reason = not_simulated.reason(name, value)
     return Advice(field=name, value=value, reason=reason, source="user", pinned=True)
 
 

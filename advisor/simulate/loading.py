@@ -154,13 +154,38 @@ def _load_adapters(loader: _Loader, settings: Quantization) -> None:
     """Peft makes them in float32; over a 4-bit layer in its compute dtype, all cast afterwards."""
     compute_dtype = getattr(torch, settings.bnb_4bit_compute_dtype)
     for place in loader.adapters:
-        loader.load(place, compute_dtype if settings.load_in_4bit else None)
+        if not _take_norm(loader, place):
+            loader.load(place, compute_dtype if settings.load_in_4bit else None)
     if not settings.load_in_4bit:
         return
     for place in loader.adapters:
         loader.follow(place)
         loaded = loader.done[id(place.parameter)]
         loaded.data = _float32(loaded, loader.recorder)
+
+
+def _take_norm(loader: _Loader, place: _Place) -> bool:
+    """DoRA's magnitude over a quantised layer: peft's own code, which dequantises the weight.
+
+    Without quantisation peft works before the model comes onto the card.
+    """
+    owner, found, adapter = place.module_name.rpartition(".lora_magnitude_vector.")
+    layer = loader.model.get_submodule(owner) if found else None
+    base = getattr(layer, "base_layer", None)
+    if layer is None or not isinstance(base, QuantizedLinear):
+        return False
+    loader.follow(place)
+    with loader.recorder.in_phase("load"):
+        place.module.update_layer(  # type: ignore[operator]
+            base_layer=base,
+            lora_A=layer.lora_A[adapter].weight,  # type: ignore[index,union-attr]
+            lora_B=layer.lora_B[adapter].weight,  # type: ignore[index,union-attr]
+            scaling=layer.scaling[adapter],  # type: ignore[index]
+        )
+    made = place.module._parameters[place.name]
+    assert made is not None
+    loader.done[id(place.parameter)] = made
+    return True
 
 
 def _checkpoint_name(place: _Place) -> str:

@@ -157,7 +157,10 @@ def shard(model: nn.Module, recorder: Recorder, structure: Structure, mesh: Any)
             _checkpoint_selectively(model)
         elif structure.sharding.activation_checkpointing:
             model = fsdp_utils.fsdp2_apply_ac(accelerator, model)
-        model = fsdp_utils.fsdp2_prepare_model(accelerator, model)
+        if structure.ends_in_root:
+            _shard_blocks_and_rest(model, accelerator)
+        else:
+            model = fsdp_utils.fsdp2_prepare_model(accelerator, model)
     recorder.layer = GLOBAL
     return model
 
@@ -192,6 +195,24 @@ def _checkpoint_selectively(model: nn.Module) -> None:
         wrapped = checkpoint_wrapper(layer, context_fn=contexts, preserve_rng_state=False)
         setattr(wrapped, LAYER, number)
         model.set_submodule(f"{prefix}.{number}", wrapped)
+
+
+def _shard_blocks_and_rest(model: nn.Module, accelerator: Any) -> None:
+    """As torchtitan grouped until pull request 1094 (August 2025): all but the blocks together.
+
+    That group, the root's, and the last block keep their weights between forward and backward.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    plugin = accelerator.state.fsdp_plugin
+    blocks = list(find_layers(model)[1])
+    for number, module in enumerate([*blocks, model]):
+        fully_shard(
+            module,
+            mesh=accelerator.torch_device_mesh["data",],
+            mp_policy=plugin.mixed_precision_policy,
+            reshard_after_forward=plugin.reshard_after_forward and number < len(blocks) - 1,
+        )
 
 
 def _accelerator(structure: Structure, mesh: Any) -> Any:

@@ -48,6 +48,25 @@ DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How the step is written."""
+
+    kind: LoopKind = "trainer"
+    """"torchtitan": as that trainer does it; see CONTRIBUTING, "Several devices"."""
+    expand_kv: bool = False
+    """K and V heads are repeated before SDPA."""
+    expandable_segments: bool = False
+    """The allocator runs with PYTORCH_ALLOC_CONF=expandable_segments:True."""
+    selective_checkpointing: bool = False
+    """Recompute all but every second matrix product and attention (torchtitan's "op")."""
+    ends_in_root: bool = False
+    """Embedding, norm and head are gathered together (torchtitan until August 2025)."""
+
+
+TRAINER = Loop()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sharding:
     """FSDP2 as accelerate prepares it."""
 
@@ -93,7 +112,7 @@ class Structure:
     loop: LoopKind = "trainer"
     expand_kv: bool = False
     selective_checkpointing: bool = False
-    """Recompute all but every second matrix product and attention (torchtitan's "op")."""
+    ends_in_root: bool = False
     sdpa: Literal["auto", "flash", "efficient", "math"] = "auto"
     sharding: Sharding | None = None
     """Not None: one rank of FSDP2. Replicated data parallel takes the step of one device."""
@@ -162,9 +181,7 @@ def structure_of(
     config: Mapping[str, Any],
     compute_capability: tuple[int, int] | None,
     *,
-    loop: LoopKind = "trainer",
-    expand_kv: bool = False,
-    selective_checkpointing: bool = False,
+    loop: Loop = TRAINER,
     software: Software = INSTALLED,
 ) -> Structure:
     """The structure of a plan on a card of this compute capability; None is a CPU."""
@@ -184,16 +201,17 @@ def structure_of(
         optim_target_modules=plan.optim_target_modules,
         weight_decay=plan.weight_decay > 0 and plan.optim in DECAY_ALLOCATES,
         # without clipping Trainer still takes the norm, to log it, through the same function
-        clip=plan.max_grad_norm > 0 or loop == "trainer",
+        clip=plan.max_grad_norm > 0 or loop.kind == "trainer",
         accumulate=plan.gradient_accumulation_steps > 1,
         padded=plan.attention_mask,
         padding_free=plan.padding_free,
         single_row=plan.per_device_train_batch_size == 1,
         device="cpu" if compute_capability is None else "cuda",
         compute_capability=generation(compute_capability),
-        loop=loop,
-        expand_kv=expand_kv,
-        selective_checkpointing=selective_checkpointing,
+        loop=loop.kind,
+        expand_kv=loop.expand_kv,
+        selective_checkpointing=loop.selective_checkpointing,
+        ends_in_root=loop.ends_in_root,
         sharding=_sharding(plan),
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
         use_liger_kernel=plan.use_liger_kernel,

@@ -125,6 +125,19 @@ class Linear4bit(QuantizedLinear):
         del scales
         return weight.to(dtype)
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "Linear4bit":
+        """The state, then the packed weight once more (Params4bit); peft does so for DoRA."""
+        if self.weight.is_meta:
+            return self
+        result = Linear4bit.__new__(Linear4bit)
+        result.__dict__.update(self.__dict__)
+        for name in ("scales", "code", "offset", "scale_scales", "scale_code"):
+            if name in self.__dict__:
+                setattr(result, name, getattr(self, name).clone())
+        packed = nn.Parameter(self.weight.data.clone(), requires_grad=False)
+        result._parameters = {**self._parameters, "weight": packed}
+        return result
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Linear4bit.forward: compute in compute_dtype, answer in the input's.
 

@@ -12,9 +12,9 @@ from advisor.hardware.catalogue import machine_from_name
 from advisor.plan import TrainingPlan
 from advisor.rates import MIB, gpu_rates
 from advisor.simulate.profile import KINDS, Kernels, Profile
-from advisor.simulate.software import Software
+from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Worker
-from advisor.speed import StepCost, ends, software_of, step_cost
+from advisor.speed import OTHER_SOFTWARE_ERROR, StepCost, ends, software_of, step_cost
 from advisor.versions import installed
 from tests.advisor.fakes import model
 
@@ -153,3 +153,30 @@ def test_a_range_that_runs_taught_is_not_called_twice_as_wide(monkeypatch, ratio
     monkeypatch.setattr(estimator, "_known_of", lambda _plan: learned)
     found = estimator.time(TrainingPlan(use_liger_kernel=True))
     assert any("twice as wide" in said for said in found.assumptions) is is_doubled
+
+
+@pytest.mark.parametrize(
+    ("source", "stated", "said", "width"),
+    [
+        ("probe", INSTALLED, None, None),
+        ("catalogue", INSTALLED, "versions on that machine are unknown", 0.35),
+        ("catalogue", Software(transformers=installed("transformers")), None, None),
+        ("probe", Software(others=(("torch", "2.4.1"),)), "stated versions were not", 0.35),
+    ],
+)
+def test_other_software_widens_the_range(monkeypatch, source, stated, said, width):
+    named = machine_from_name("Tesla T4")
+    here = (dataclasses.replace(named.gpus[0], index=0),)
+    machine = dataclasses.replace(named, source=source, gpus=here)
+    estimator = Estimator(Worker(), model=model(1e8), data=None, machine=machine, software=stated)
+    cost = StepCost(forward=0.1, backward=0.2, optimizer=0.1, regime="compute")
+    monkeypatch.setattr(estimator, "_structure", lambda *_, **__: None)
+    monkeypatch.setattr(estimator, "_cost", lambda *_: cost)
+    found = estimator.time(TrainingPlan())
+    low, high = found.step_seconds_interval
+    known = gpu_rates(machine.gpus[0]).relative_error
+    assert high / found.step_seconds == pytest.approx(1 + (width or known))
+    assert low < found.step_seconds < high
+    assert known < OTHER_SOFTWARE_ERROR
+    text = " ".join(found.assumptions)
+    assert said in text if said else "versions" not in text

@@ -84,9 +84,7 @@ def read(rows: Sequence[dict[str, Any]], sources: Sequence[str], worker: Worker)
         estimator = Estimator(
             worker, model=spec.model, data=None, machine=spec.machine, store=store
         )
-        structure = estimator._structure(
-            spec.plan, loop=spec.loop.kind, expand_kv=spec.loop.expand_kv
-        )
+        structure = estimator._structure(spec.plan, spec.loop)
         profile = estimator._profile(structure)
         found.append(
             Timed(

@@ -113,11 +113,24 @@ def test_which_versions_separate(version, model_type, expected):
     assert bool(found.assumptions(model_type)) == expected
 
 
-@pytest.mark.parametrize("wrong", ["4.45", {"transformers": "newest"}, {"transformers": 5}])
+@pytest.mark.parametrize(
+    "wrong", ["4.45", {"transformers": "newest"}, {"transformers": 5}, {"torch": "latest"}]
+)
 def test_software_that_is_none_is_refused(wrong):
     with pytest.raises(InputError, match="software"):
         software.read(wrong)
-    assert software.read({"torch": "2.4.1", "transformers": None}) == software.INSTALLED
+    assert software.read({"driver": 550, "transformers": None}) == software.INSTALLED
+
+
+def test_stated_versions_are_compared_with_the_simulated_ones():
+    from advisor.versions import installed
+
+    here = {"torch": installed("torch"), "transformers": installed("transformers")}
+    assert not software.read(here).differences()
+    assert software.read(here).is_stated()
+    assert not software.INSTALLED.is_stated()
+    said = software.read({**here, "torch": "2.4.1"}).differences()
+    assert said == f"Stated: torch 2.4.1; simulated: torch {installed('torch')}."
 
 
 def test_the_measured_mixtral_run_fits_as_its_software_built_it(worker):

@@ -103,6 +103,17 @@ def test_layers_repeat_as_a_direct_trace_shows(checkpointing, profiles):
 
 
 @pytest.mark.full
+def test_ends_in_the_root_are_gathered_and_reduced_together(profiles):
+    found = profile_of(dataclasses.replace(sharded(), ends_in_root=True))
+    more = live_bytes(found, "forward1") - live_bytes(profiles["resharded"], "forward1")
+    assert more == 2 * (512 * 64 + LAYER)  # embedding and last block stay gathered
+    program, sizes = unrolled(found, 2, 256, DEPTH)
+    ends = 2 * 512 * 64 + 64
+    gathered = sizes[program.streams == 1]  # of the whole group, in bfloat16
+    assert int(gathered.max()) == 2 * ends
+
+
+@pytest.mark.full
 def test_accumulation_keeps_whole_gradients_between_micro_batches(profiles):
     found = profile_of(dataclasses.replace(sharded(), accumulate=True))
     assert found.replicated  # no reduction before the last one (accelerate's no_sync)

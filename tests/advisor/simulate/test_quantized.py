@@ -163,6 +163,31 @@ def test_dora_dequantises_once_more_in_a_forward():
 
 
 @pytest.mark.parametrize("settings", [NF4, INT8], ids=["nf4", "int8"])
+def test_dora_takes_its_first_norm_of_the_whole_weight_while_loading(settings):
+    """peft's update_layer: a copy of a 4-bit layer, the weight, B A, and their scaled sum."""
+
+    def loaded(use_dora):
+        trace = step_of(settings, use_dora=use_dora)
+        end = trace.events.index(MARK + trace.marks.index("load"))
+        born = [trace.allocations[e] for e in trace.events[:end] if 0 <= e < MARK]
+        alive = sum(a.num_bytes for a in born) - sum(
+            trace.allocations[-e - 1].num_bytes for e in trace.events[:end] if e < 0
+        )
+        return Counter(a.op for a in born), alive
+
+    plain, before = loaded(use_dora=False)
+    dora, after = loaded(use_dora=True)
+    layers = 2 * 4  # c_attn, c_proj, c_fc and c_proj of two layers
+    assert plain["aten.mm.default"] == 0
+    assert dora["aten.mm.default"] == layers
+    assert dora["aten.add.Tensor"] - plain["aten.add.Tensor"] == layers
+    width = CONFIG["n_embd"]
+    magnitudes = 2 * (3 * width + width + 4 * width + width) * 4
+    workspace = 8_519_680  # cuBLAS' of the first product, which no plain load makes
+    assert after - before == magnitudes + workspace
+
+
+@pytest.mark.parametrize("settings", [NF4, INT8], ids=["nf4", "int8"])
 def test_dora_with_dropout_keeps_the_weight_for_the_backward(settings):
     """The base layer is then computed anew by F.linear, of an input that needs a gradient."""
     width = CONFIG["n_embd"]
