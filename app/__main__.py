@@ -68,7 +68,9 @@ def _prepare_first_answer() -> None:
     """Answer the question the page opens on, so that it is there when the page is."""
     # The page asks again and shows the sentence where it belongs.
     with contextlib.suppress(AdvisorError):
-        cache.Asking(Question()).first(lambda _progress: None)
+        _, rest = cache.Asking(Question()).first(lambda _progress: None)
+        if rest is not None:
+            rest.go_on()
 
 
 def settings(port: int = DEFAULT_PORT) -> dict[str, Any]:

@@ -97,12 +97,15 @@ def _give_up(asked: Question) -> None:
     state.give_up(asked)
 
 
-def answer(asked: Question, waiting: Waiting) -> tuple[state.Answer | None, AdvisorError | None]:
+def answer(
+    asked: Question, waiting: Waiting, *, holds: bool = False
+) -> tuple[state.Answer | None, AdvisorError | None]:
     """The last good answer, brought up to date, and why it could not be.
 
     Args:
         asked: the question.
         waiting: what is shown if it takes a while.
+        holds: the page itself lets the `rest` of an answer go on, when it has drawn the first part.
     """
     last = state.last_answer()
     if state.is_given_up(asked):
@@ -123,6 +126,8 @@ def answer(asked: Question, waiting: Waiting) -> tuple[state.Answer | None, Advi
         return last, error
     finally:
         waiting.close()
+    if rest is not None and not holds:
+        rest.go_on()
     return keep(asked, found, rest), None
 
 

@@ -23,6 +23,10 @@ from advisor.recommendation import Recommendation
 T = TypeVar("T")
 Progress = tuple[str, dict[str, Any]]
 POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 0.5
+"""An answer that comes by then replaces the one before it; later ones are waited for visibly."""
+DRAWING_SECONDS = 0.5
+"""For so long at most the whole answer waits until the first one is drawn."""
 
 
 @functools.cache
@@ -48,6 +52,7 @@ class Asking:
         self.question = question
         self._latest: list[Progress] = []
         self._first: queue.SimpleQueue[Recommendation | None] = queue.SimpleQueue()
+        self._drawn = threading.Event()
         self._future = _thread().submit(self._work, question)
         self._future.add_done_callback(lambda _: self._first.put(None))
 
@@ -58,11 +63,20 @@ class Asking:
             return advisor().recommend(
                 question,
                 on_progress=lambda name, params: self._latest.append((name, params)),
-                on_first=self._first.put,
+                on_first=self._give,
             )
         finally:
             with Asking._turn:
                 Asking._running = None
+
+    def _give(self, found: Recommendation) -> None:
+        self._first.put(found)
+        # Two threads that compute at once share one interpreter: the page first.
+        self._drawn.wait(DRAWING_SECONDS)
+
+    def go_on(self) -> None:
+        """The first answer is drawn: work out the rest."""
+        self._drawn.set()
 
     def first(
         self, show: Callable[[Progress | None], None]
@@ -75,10 +89,12 @@ class Asking:
         Raises:
             AdvisorError: the question has no answer; the sentence says why.
         """
+        patience = PATIENCE_SECONDS
         while True:
             try:
-                found = self._first.get(timeout=POLL_SECONDS)
+                found = self._first.get(timeout=patience)
             except queue.Empty:
+                patience = POLL_SECONDS
                 show(self._latest[-1] if self._latest else None)
                 continue
             if found is None or self._future.done():

@@ -326,8 +326,8 @@ def cut_knob(recommendation: Recommendation) -> None:
     )
 
 
-def memory_charts(recommendation: Recommendation, proof: Run | None, *, live: bool) -> None:
-    """The bar at the peak and the step, each with its takeaway as text for who sees no picture."""
+def memory_bar(recommendation: Recommendation, proof: Run | None, *, live: bool) -> None:
+    """The bar at the peak, with its takeaway as text for who sees no picture."""
     lang = state.language()
     memory, plan = recommendation.memory, recommendation.plan
     if memory is None or not memory.categories:
@@ -335,20 +335,26 @@ def memory_charts(recommendation: Recommendation, proof: Run | None, *, live: bo
     gpu = recommendation.machine.accelerator()
     on_gpu = gpu is not None and not (plan and plan.use_cpu)
     total = gpu.total_bytes if on_gpu and gpu else recommendation.machine.ram_total_bytes
-    revision = repr(plan)
     heading(t("chart.bar", lang), "GiB", help=t("chart.bar.help", lang))
     measured = proving.measured_bytes(proof) if live else None
     bar = charts.memory_bar(memory, total, lang, measured_bytes=measured)
     alt = t("chart.bar.alt", lang, peak=memory.process_bytes, free=memory.capacity_bytes)
-    figure(bar if live else frames.fade(bar), "bar", alt, revision)
+    figure(bar if live else frames.fade(bar), "bar", alt, repr(plan))
     st.caption(texts.category_list(memory, lang))
-    if recommendation.timeline is not None and recommendation.timeline.time_fraction:
-        heading(t("chart.step", lang), "GiB", help=t("chart.step.help", lang))
-        time = recommendation.time
-        single = plan is not None and plan.gradient_accumulation_steps == 1
-        seconds = time.step_seconds if time is not None and single else None
-        step = charts.step_timeline(recommendation.timeline, memory, seconds, lang)
-        figure(step if live else frames.fade(step), "step", t("chart.step.alt", lang), revision)
+
+
+def step_chart(recommendation: Recommendation, *, live: bool) -> None:
+    """Memory through one step."""
+    lang = state.language()
+    memory, plan, timeline = recommendation.memory, recommendation.plan, recommendation.timeline
+    if memory is None or not memory.categories or timeline is None or not timeline.time_fraction:
+        return
+    heading(t("chart.step", lang), "GiB", help=t("chart.step.help", lang))
+    time = recommendation.time
+    single = plan is not None and plan.gradient_accumulation_steps == 1
+    seconds = time.step_seconds if time is not None and single else None
+    step = charts.step_timeline(timeline, memory, seconds, lang)
+    figure(step if live else frames.fade(step), "step", t("chart.step.alt", lang), repr(plan))
 
 
 def batch_map(slot: Any, asked: Question, recommendation: Recommendation) -> None:

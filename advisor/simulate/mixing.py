@@ -76,10 +76,19 @@ def carried(program: Program) -> tuple[np.ndarray, np.ndarray]:
     start, end = program.steady()
     codes = program.events[start:end]
     births, dead = codes[codes >= 0], -codes[codes < 0] - 1
-    before, left = np.setdiff1d(dead, births), np.setdiff1d(births, dead)
+    before = _without(dead, births, len(program.template))
+    left = _without(births, dead, len(program.template))
     if len(before) != len(left):
         raise SimulationError("mixing.steps_differ", first=len(before), second=len(left))
     return before, left
+
+
+def _without(slots: np.ndarray, others: np.ndarray, num_slots: int) -> np.ndarray:
+    """What is among `slots` and not among `others`, ascending; np.setdiff1d takes 20 times as long."""
+    among = np.zeros(num_slots, dtype=bool)
+    among[slots] = True
+    among[others] = False
+    return np.flatnonzero(among)
 
 
 def _renamed(events: np.ndarray, names: np.ndarray) -> np.ndarray:

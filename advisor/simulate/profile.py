@@ -386,11 +386,25 @@ class Profile:
         basis = np.array([float(batch**i * length**j) for i, j in BASIS])
         values = np.rint(self.coefficients @ basis).astype(np.int64)
         values += self.slope * (depth - self.traced_depth)
-        for row, rule in self.rules.items():
-            exact = rule.arguments @ basis + rule.slope * (depth - self.traced_depth)
-            arguments = [int(a) for a in np.rint(exact)]
-            values[row] = temporaries.RULES[rule.name](*arguments)[rule.index]
+        arguments, growth, places = self._arguments
+        exact = np.rint(arguments @ basis + growth * (depth - self.traced_depth))
+        whole = exact.astype(np.int64).tolist()
+        for (row, rule), (start, end) in zip(self.rules.items(), places, strict=True):
+            values[row] = temporaries.RULES[rule.name](*whole[start:end])[rule.index]
         return values
+
+    @cached_property
+    def _arguments(self) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+        """The rules' arguments under one another, their slopes, and where each rule's are."""
+        if not self.rules:
+            return np.zeros((0, len(BASIS))), np.zeros(0), []
+        rules = self.rules.values()
+        ends = np.cumsum([len(rule.arguments) for rule in rules]).tolist()
+        return (
+            np.concatenate([rule.arguments for rule in rules]),
+            np.concatenate([rule.slope for rule in rules]),
+            list(zip([0, *ends[:-1]], ends, strict=True)),
+        )
 
     def warm_up(self, batch: int, length: int, depth: int) -> tuple[int, int, int] | None:
         """Row, elements and other bytes of the block taken before loading; None without one."""

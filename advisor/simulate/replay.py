@@ -11,7 +11,7 @@ import numpy as np
 
 from advisor.memory import CATEGORIES
 from advisor.simulate import temporaries
-from advisor.simulate.allocator import ROUNDING
+from advisor.simulate.allocator import ROUNDING, OutOfMemoryError
 from advisor.simulate.buckets import Buckets, replicated, unrolled
 from advisor.simulate.heap import Heap
 from advisor.simulate.mixing import LAST_STEP, MIXED, mixed
@@ -137,6 +137,10 @@ def on_cuda(
     slot_sizes = by_template[program.template]
     if buckets is not None:
         program, slot_sizes = replicated(program, slot_sizes, buckets)
+    if capacity_bytes is not None:
+        least = _least(program, slot_sizes)
+        if least > capacity_bytes:
+            raise OutOfMemoryError(f"{least} live bytes exceed {capacity_bytes}")
     others = (profile.sizes(batch, other, depth)[program.template] for other in lengths)
     others = [np.where(program.template < 0, slot_sizes, changed) for changed in others]
     program, slot_sizes = mixed(program, slot_sizes, others)
@@ -176,6 +180,13 @@ def on_cuda(
         num_retries=allocator.num_retries,
         occasions=occasions,
     )
+
+
+def _least(program: Program, sizes: np.ndarray) -> int:
+    """Most live bytes of the recorded steps: no order of the allocator's cache needs fewer."""
+    start, end = program.steady()
+    blocks = (sizes + ROUNDING - 1) // ROUNDING * ROUNDING
+    return int(np.cumsum(program.deltas(blocks)[:end])[start:].max())
 
 
 def _run_on(allocator: "ArrayAllocator", events: np.ndarray, sizes: np.ndarray) -> None:

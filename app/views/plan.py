@@ -39,23 +39,15 @@ waiting = answering.Waiting(
     (answer_card, left, right),
     more=lambda: plan_inputs.loading_cards(slots, asked),
 )
-last, error = answering.answer(asked, waiting)
+last, error = answering.answer(asked, waiting, holds=True)
 if error is None and plan_parts.method_choices(asked) != offered:
     st.rerun()  # the answer told what the knob may offer
 
 live = error is None
 shown = last.recommendation if last is not None else None
-with top:
-    if error is None and shown is not None:
-        headline(
-            texts.headline(shown, lang),
-            texts.escape(texts.machine_caption(shown.machine, lang)),
-        )
-    else:
-        headline(t("headline.problem", lang), t("headline.problem.caption", lang))
 input_error = error if isinstance(error, InputError) else None
-plan_inputs.input_cards(slots, asked, shown, input_error)
 proof = None
+# The answer first, then what explains it: who moved a value waits for these two.
 with answer_card:
     if error is not None and (input_error is None or plan_inputs.problem_card(input_error) is None):
         plan_parts.problem_in_values(asked, error)
@@ -66,6 +58,20 @@ with answer_card:
     elif shown is not None:
         proof = proving.latest(shown)
         plan_parts.verdict_card(shown, proof)
+if shown is not None:
+    with right:
+        plan_parts.memory_bar(shown, proof, live=live)
+if last is not None and last.rest is not None:
+    last.rest.go_on()
+with top:
+    if error is None and shown is not None:
+        headline(
+            texts.headline(shown, lang),
+            texts.escape(texts.machine_caption(shown.machine, lang)),
+        )
+    else:
+        headline(t("headline.problem", lang), t("headline.problem.caption", lang))
+plan_inputs.input_cards(slots, asked, shown, input_error)
 with proof_slot:
     proving.panel(proof)
 
@@ -86,7 +92,7 @@ if shown is not None:
             heading(t("values.pinned", lang))
             plan_values.pins(asked)
     with right:
-        plan_parts.memory_charts(shown, proof, live=live)
+        plan_parts.step_chart(shown, live=live)
     map_slot = None
     if shown.plan is not None and live:
         with low_left:
