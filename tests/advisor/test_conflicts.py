@@ -8,8 +8,9 @@ from advisor.conflicts import find_conflicts
 from advisor.errors import PlanError, SimulationError
 from advisor.hardware.machine import Cpu, Machine
 from advisor.locale import LANGUAGES, render
+from advisor.pins import check_pins
 from advisor.rules.facts import Facts
-from advisor.solve import Search, check_pins
+from advisor.search import Search
 from advisor.speed import TimeEstimate
 from tests.advisor.fakes import memory_of, model
 
