@@ -5,7 +5,7 @@ from typing import Any
 from advisor.errors import LeftOutError
 from advisor.locale import Message
 from advisor.memory import MemoryEstimate
-from advisor.plan import Method
+from advisor.plan import Method, TrainingPlan
 from advisor.recommendation import Alternative
 from advisor.rules import optimizer
 from advisor.search import Candidate, Search

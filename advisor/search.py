@@ -197,20 +197,16 @@ class Search:
         """
         if plan in self._known or plan in self._ruled_out:
             return plan in self._ruled_out
-        for other in self.tried():
-            micro = other.plan.per_device_train_batch_size
-            if micro == 1 or other.memory.allocated_bytes is None or not _alike(other.plan, plan):
-                continue
-            batch = plan.per_device_train_batch_size
-            memory = self._estimator.at_shape(other.plan, batch, longest)[0]
-            free = self._free()
-            if memory.allocated_bytes is None or free is None:
-                continue
-            least = likely.SURE * memory.allocated_bytes
-            if least - likely.gradients_bytes(self.facts, plan) > free:
-                self._ruled_out.append(plan)
-                return True
-        return False
+        alike = [c for c in self.tried() if _is_alike(c, plan)]
+        free = self._free()
+        if not alike or free is None:
+            return False
+        batch = plan.per_device_train_batch_size
+        allocated = self._estimator.at_shape(alike[0].plan, batch, longest)[0].allocated_bytes or 0
+        if likely.SURE * allocated - likely.gradients_bytes(self.facts, plan) <= free:
+            return False
+        self._ruled_out.append(plan)
+        return True
 
     def checkpointing_choices(self) -> tuple[bool, ...]:
         """Both, unless pinned."""
@@ -309,10 +305,11 @@ class Search:
         return smallest if saved > WORTH_CHANGING * (least.memory.process_bytes or 0) else least
 
 
-def _alike(one: TrainingPlan, other: TrainingPlan) -> bool:
-    """Whether the plans are the same but for what costs no memory."""
+def _is_alike(known: Candidate, plan: TrainingPlan) -> bool:
+    """Whether what is known of a plan holds for `plan` but for accumulation, padding and rows."""
     names = (
         "method", "lora", "quantization", "dtype", "attn_implementation", "bf16", "fp16", "optim",
         "activation_checkpointing", "max_length", "packing", "padding_free", "devices", "fsdp",
     )  # fmt: skip
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    is_one = known.plan.per_device_train_batch_size == 1 or known.memory.allocated_bytes is None
+    return not is_one and all(getattr(known.plan, n) == getattr(plan, n) for n in names)

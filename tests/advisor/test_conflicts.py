@@ -41,6 +41,9 @@ class Estimator:
         peak = int(states + tokens * 4e5 * (0.2 if plan.activation_checkpointing else 1))
         return memory_of(peak, self.facts.machine)
 
+    def at_shape(self, plan, batch, length):
+        return self.memory(plan.replace(per_device_train_batch_size=batch, max_length=length)), None
+
     def time(self, plan):
         return TimeEstimate(step_seconds=1.0, total_seconds=1.0)
 
