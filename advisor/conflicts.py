@@ -8,7 +8,7 @@ from advisor.locale import Message
 from advisor.memory import MemoryEstimate
 from advisor.recommendation import Conflict
 from advisor.rules.facts import Facts
-from advisor.solve import Candidate, EstimatorProtocol, Search
+from advisor.search import Candidate, EstimatorProtocol, Search
 
 GUILTY = (
     "method", "memory_ceiling_bytes", "per_device_train_batch_size", "max_length",

@@ -11,7 +11,7 @@ from advisor.memory import MemoryEstimate
 from advisor.plan import TrainingPlan
 from advisor.rules import optimizer, precision
 from advisor.rules.facts import Facts
-from advisor.solve import EstimatorProtocol
+from advisor.search import EstimatorProtocol
 from advisor.speed import TimeEstimate
 
 _PRECISION = ("dtype", "bf16", "fp16", "tf32")

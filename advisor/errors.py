@@ -5,6 +5,7 @@ AdvisorError
  |   +- PlanError      a set of values that cannot run together
  |   +- UnknownNameError   a name that is not in a table; carries the nearest ones
  +- SimulationError    the question is right, the answer is "unknown" (never a guess)
+ |   +- LeftOutError   not simulated: the answer already has as many profiles as it may
  +- WorkerError        the worker process died or did not answer in time
 
 An error is an id of `locale/errors_*.json` and its parameters. Its sentence says what, got what, do
@@ -99,6 +100,10 @@ class UnknownNameError(InputError):
 
 class SimulationError(AdvisorError):
     """The simulator cannot answer this question exactly; the reason is the message."""
+
+
+class LeftOutError(SimulationError):
+    """It could be simulated, but the answer already has as many profiles as it may."""
 
 
 class WorkerError(AdvisorError):

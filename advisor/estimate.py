@@ -26,7 +26,7 @@ from advisor.plan import TrainingPlan
 from advisor.rates import Rates, calibrated_rates, cpu_rates, gpu_rates
 from advisor.simulate import replay
 from advisor.simulate.buckets import buckets_of, unrolled
-from advisor.simulate.make import ProfileStore
+from advisor.simulate.make import Profiles, ProfileStore
 from advisor.simulate.profile import PHASES, TRAINER, Loop, Profile, Structure, structure_of
 from advisor.simulate.software import INSTALLED, Software
 from advisor.simulate.worker import Progress, Worker
@@ -60,7 +60,7 @@ class Estimator:
         model: ModelDescription,
         data: DataDescription | None,
         machine: Machine,
-        store: ProfileStore | None = None,
+        store: Profiles | None = None,
         on_progress: Progress | None = None,
         runs: Path | None = None,
         software: Software = INSTALLED,
@@ -70,7 +70,7 @@ class Estimator:
         self._model = model
         self._data = data
         self._machine = machine
-        self._store = store or ProfileStore(worker)
+        self._store: Profiles = store or ProfileStore(worker)
         self._on_progress = on_progress
         self._runs = runs
         """Where this machine's runs are, to learn from them; None learns nothing."""

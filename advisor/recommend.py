@@ -18,6 +18,7 @@ from advisor.data import DataDescription
 from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError, PlanError, SimulationError
 from advisor.estimate import Estimator
+from advisor.front import Counted, alternatives, neighbours
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.choice import choose, is_local
 from advisor.hardware.machine import Gpu, Machine
@@ -26,22 +27,14 @@ from advisor.home import runs_dir
 from advisor.locale import Message
 from advisor.memory import MemoryEstimate, Verdict
 from advisor.model import ModelDescription
+from advisor.pins import check_pins
 from advisor.plan import Method, TrainingPlan
-from advisor.recommendation import Alternative, Recommendation
-from advisor.rules import optimizer
+from advisor.recommendation import Conflict, Recommendation
 from advisor.rules.advice import advise
 from advisor.rules.facts import Facts
-from advisor.simulate.make import ProfileStore
+from advisor.search import Candidate, Goal, Search
+from advisor.simulate.make import Profiles, ProfileStore
 from advisor.simulate.worker import Progress, Worker
-from advisor.solve import (
-    Candidate,
-    Goal,
-    Search,
-    check_pins,
-    effective_batch,
-    micro_batches,
-    needs_padding,
-)
 from advisor.speed import TimeEstimate
 from advisor.tasks import find_trainable_task
 from advisor.versions import installed
@@ -207,40 +200,50 @@ class Advisor:
         Args:
             question: what is asked.
             on_progress: told what is being done.
-            on_first: given the plan as soon as it is known, before the plans beside it are.
+            on_first: given the first plan that fits, most likely the recommended one, before the
+                others are known.
 
         Raises:
             InputError: something in the question cannot be used.
             WorkerError: the worker failed, or `cancel` was called.
         """
         with self._lock:
-            facts, estimator, pins = self._prepare(question, on_progress)
-            search = Search(facts, estimator, pins)
-            methods = _methods(question, facts, pins)
-            best = search.best(methods, question.goal)
+            profiles = Counted(self._store)
+            facts, estimator, pins = self._prepare(question, on_progress, profiles)
             held = pins if question.method == "auto" else {"method": question.method, **pins}
-            conflicts = () if best else find_conflicts(facts, estimator, held)
-            timeline = _timeline(estimator, best)
-            duration = _time(estimator, best)
 
-            def answer(others: Mapping[str, MemoryEstimate | None]) -> Recommendation:
+            def answer(
+                chosen: Candidate | None,
+                others: Mapping[str, MemoryEstimate | Message],
+                conflicts: tuple[Conflict, ...] = (),
+            ) -> Recommendation:
                 return Recommendation(
-                    plan=best.plan if best else None,
-                    advice=advise(search.facts, best.plan, held, others) if best else (),
-                    memory=best.memory if best else search.least(),
-                    time=duration,
-                    alternatives=_alternatives(search, best) if best else (),
+                    plan=chosen.plan if chosen else None,
+                    advice=advise(search.facts, chosen.plan, held, others) if chosen else (),
+                    memory=chosen.memory if chosen else search.least(),
+                    time=_time(estimator, chosen),
+                    alternatives=alternatives(search, chosen) if chosen else (),
                     conflicts=conflicts,
                     machine=facts.machine,
                     model=facts.model,
                     data=facts.data,
                     versions=_versions(),
-                    timeline=timeline,
+                    timeline=_timeline(estimator, chosen),
                 )
 
-            if best is not None and on_first is not None:
-                on_first(answer({}))
-            return answer(_neighbours(search, best) if best else {})
+            def first(found: Candidate) -> None:
+                profiles.limited = True
+                if on_first is not None:
+                    on_first(answer(found, {}))
+
+            search = Search(facts, estimator, pins, first)
+            methods = _methods(question, facts, pins)
+            search.guess(methods, question.goal)
+            best = search.best(methods, question.goal)
+            if best is None:
+                return answer(None, {}, find_conflicts(facts, estimator, held))
+            profiles.limited = True
+            return answer(best, neighbours(search, best))
 
     def sweep(self, question: Question, plan: TrainingPlan) -> tuple[SweepCell, ...]:
         """Memory and speed of the plan at other micro-batches and lengths.
@@ -271,7 +274,7 @@ class Advisor:
         return tuple(found)
 
     def _prepare(
-        self, question: Question, on_progress: Progress | None
+        self, question: Question, on_progress: Progress | None, profiles: Profiles | None = None
     ) -> tuple[Facts, Estimator, dict[str, Any]]:
         self._worker.resume()
         task = self.task(question)
@@ -294,7 +297,7 @@ class Advisor:
             model=facts.model,
             data=facts.data,
             machine=machine,
-            store=self._store,
+            store=profiles or self._store,
             on_progress=on_progress,
             runs=runs_dir(),
             pins=pins,
@@ -322,97 +325,6 @@ def _methods(question: Question, facts: Facts, pins: Mapping[str, Any]) -> tuple
     if asked not in facts.methods():
         raise InputError("recommend.no_weights", name=facts.model.name, field="method")
     return (asked,)
-
-
-def _neighbours(search: Search, best: Candidate) -> dict[str, MemoryEstimate | None]:
-    """Memory of the plans next to the chosen one."""
-    plan = best.plan
-    micro, effective = plan.per_device_train_batch_size, plan.effective_batch_size()
-    result: dict[str, MemoryEstimate | None] = {}
-    larger = plan.replace(
-        per_device_train_batch_size=micro * 2,
-        gradient_accumulation_steps=max(effective // (micro * 2), 1),
-        attention_mask=needs_padding(search.facts, search.pins, micro * 2, plan.max_length),
-    )
-    result["larger"] = search.candidate(larger).memory
-    switched = plan.replace(activation_checkpointing=not plan.activation_checkpointing)
-    result["checkpointing"] = search.candidate(switched).memory
-    if plan.optim != optimizer.DEFAULT and "optim" not in search.pins:
-        adamw = search.plan(plan.method, micro, plan.activation_checkpointing)
-        result["optim"] = search.candidate(adamw).memory
-    if len(search.facts.methods()) > 1:
-        other: Method = "full" if plan.method == "lora" else "lora"
-        batch = effective_batch(search.facts, other, search.pins)
-        micro = max(
-            m
-            for m in micro_batches(batch, search.pins)
-            if m <= plan.per_device_train_batch_size or m == 1
-        )
-        built = search.plan(other, micro, plan.activation_checkpointing)
-        result["method"] = search.candidate(built).memory
-    return result
-
-
-def _alternatives(search: Search, best: Candidate) -> tuple[Alternative, ...]:
-    """Other plans that fit, none worse than another in both time and memory."""
-    plan = best.plan
-    found = []
-    for c in search.tried():
-        if (
-            c.plan == plan
-            or c.memory.verdict not in ("fits", "tight")
-            or c.time.total_seconds is None
-        ):
-            continue
-        if (
-            c.plan.effective_batch_size() != plan.effective_batch_size()
-            and c.plan.method == plan.method
-        ):
-            continue
-        found.append(c)
-    pool = [*found, best]
-
-    def beaten(c: Candidate) -> bool:
-        return any(
-            o is not c
-            and (o.memory.process_bytes or 0) <= (c.memory.process_bytes or 0)
-            and (o.time.total_seconds or 0) < (c.time.total_seconds or 0)
-            for o in pool
-        )
-
-    kept = [c for c in found if not beaten(c)] or found[:3]
-    kept.sort(key=lambda c: c.time.total_seconds or 0)
-    return tuple(_alternative(plan, c) for c in kept[:5])
-
-
-def _alternative(plan: TrainingPlan, c: Candidate) -> Alternative:
-    pins: dict[str, Any] = {}
-    other = c.plan
-    if other.method != plan.method:
-        pins["method"] = other.method
-    if other.activation_checkpointing != plan.activation_checkpointing:
-        pins["activation_checkpointing"] = other.activation_checkpointing
-    if other.per_device_train_batch_size != plan.per_device_train_batch_size:
-        pins["per_device_train_batch_size"] = other.per_device_train_batch_size
-    if other.optim != plan.optim and "method" not in pins:
-        pins["optim"] = other.optim
-    if "method" in pins:
-        label = Message(id=f"alternative.{other.method}")
-    elif "optim" in pins:
-        label = Message(id="alternative.optim", params={"optim": other.optim})
-    elif "per_device_train_batch_size" in pins:
-        label = Message(
-            id="alternative.micro",
-            params={
-                "micro": other.per_device_train_batch_size,
-                "accumulation": other.gradient_accumulation_steps,
-            },
-        )
-    else:
-        label = Message(
-            id=f"alternative.checkpointing.{'on' if other.activation_checkpointing else 'off'}"
-        )
-    return Alternative(label=label, plan=other, memory=c.memory, time=c.time, pins=pins)
 
 
 def _time(estimator: Estimator, best: Candidate | None) -> TimeEstimate | None:

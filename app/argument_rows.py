@@ -12,10 +12,10 @@ from advisor.argument_checks import NEVER_WRITTEN
 from advisor.arguments import CONSTANTS, QUANTIZATION_NAMES
 from advisor.errors import InputError
 from advisor.locale import catalogue, render
+from advisor.pins import check_pins
 from advisor.recommend import Question
 from advisor.recommendation import Advice, Recommendation
 from advisor.review.pins import QUESTION_NAMES, pin_name
-from advisor.solve import check_pins
 from app.texts import PACKAGE, t
 
 SHOWS = ("advised", "changed", "pinned", "all")
@@ -186,7 +186,7 @@ def parse(row: Row, text: str) -> Any:
             value = value if is_number else text.strip()
     wrong = training_arguments.problem(field.name, value, field.type, field.choices, field.default)
     if wrong:
-        raise InputError("solve.wrong_value", problem=wrong, field=field.name)
+        raise InputError("pins.wrong_value", problem=wrong, field=field.name)
     assert row.pin is not None
     check_pins({row.pin: value})
     return value

@@ -8,8 +8,8 @@ from advisor import hub, training_arguments
 from advisor.argument_checks import NEVER_WRITTEN
 from advisor.arguments import CONSTANTS, LORA_NAMES, QUANTIZATION_NAMES
 from advisor.errors import InputError
+from advisor.pins import check_pins
 from advisor.recommend import Question
-from advisor.solve import check_pins
 
 PIN_NAMES = {"max_seq_length": "max_length"} | {
     name: f"lora.{key}" for key, name in LORA_NAMES.items()

@@ -51,7 +51,7 @@ def advise(
     facts: Facts,
     plan: TrainingPlan,
     pins: Mapping[str, Any],
-    others: Mapping[str, MemoryEstimate | None],
+    others: Mapping[str, MemoryEstimate | Message],
 ) -> tuple[Advice, ...]:
     """One Advice for each argument of the plan.
 
@@ -60,8 +60,8 @@ def advise(
         plan: the chosen plan.
         pins: the user's.
         others: memory of neighbouring plans: "larger" (next micro-batch), "checkpointing"
-            (switched), "method" (the other one), "optim" (AdamW in the place of another); None or
-            absent is unknown.
+            (switched), "method" (the other one), "optim" (AdamW in the place of another), or the
+            sentence why it was not simulated; absent is unknown.
     """
     values: dict[str, Any] = {name: getattr(plan, name, None) for name in ORDER}
     values["effective_batch_size"] = plan.effective_batch_size()
@@ -198,7 +198,7 @@ def rate_reason(rate: learning.LearningRate) -> tuple[Message, str, str]:
 
 
 def _counterfactual(
-    plan: TrainingPlan, name: str, others: Mapping[str, MemoryEstimate | None]
+    plan: TrainingPlan, name: str, others: Mapping[str, MemoryEstimate | Message]
 ) -> Message | None:
     key = {
         "per_device_train_batch_size": "larger",
@@ -207,6 +207,8 @@ def _counterfactual(
         "optim": "optim",
     }.get(name)
     memory = others.get(key) if key else None
+    if isinstance(memory, Message):
+        return memory
     if key is None or memory is None or memory.process_bytes is None:
         return None
     params: dict[str, Any] = {"peak": memory.process_bytes}

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from advisor import records
 from advisor.errors import SimulationError, note
@@ -27,6 +27,14 @@ def profiles_dir() -> Path:
     path = cache_dir() / "profiles"
     path.mkdir(exist_ok=True)
     return path
+
+
+class Profiles(Protocol):
+    """What an estimator takes its profiles from."""
+
+    def get(self, structure: Structure, on_progress: "Progress | None" = None) -> Profile:
+        """The profile of a structure; SimulationError: there is none."""
+        ...
 
 
 class ProfileStore:

@@ -8,8 +8,9 @@ from advisor.conflicts import find_conflicts
 from advisor.errors import PlanError, SimulationError, UnknownNameError
 from advisor.hardware.machine import Cpu, Machine
 from advisor.locale import LANGUAGES, render
+from advisor.pins import check_pins
 from advisor.rules.facts import Facts
-from advisor.solve import Search, check_pins
+from advisor.search import Search
 from advisor.speed import TimeEstimate
 from tests.advisor.fakes import memory_of, model
 
@@ -39,6 +40,9 @@ class Estimator:
         tokens = plan.per_device_train_batch_size * plan.max_length
         peak = int(states + tokens * 4e5 * (0.2 if plan.activation_checkpointing else 1))
         return memory_of(peak, self.facts.machine)
+
+    def at_shape(self, plan, batch, length):
+        return self.memory(plan.replace(per_device_train_batch_size=batch, max_length=length)), None
 
     def time(self, plan):
         return TimeEstimate(step_seconds=1.0, total_seconds=1.0)

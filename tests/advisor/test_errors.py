@@ -108,7 +108,7 @@ def test_chinese_sentences_are_chinese():
         InputError("argument_checks.wrong_value", source=words("arguments.recommended"),
                    problem=words("words.one_of", names=("a", "b")), field="optim"),
         UnknownNameError("tasks.unknown", got={"words": 1}, nearest=("x", "y"), field="task"),
-        UnknownNameError("solve.unknown_pin", nearest=(), field="lr"),
+        UnknownNameError("pins.unknown_pin", nearest=(), field="lr"),
         errors.PlanError("plan.duration", epochs=None, steps=-1, field="num_train_epochs"),
         errors.SimulationError("fit.shape_dependent", reason=ValueError("layers differ")),
         InputError("A sentence {of} somebody else's."),
@@ -134,7 +134,7 @@ def test_lists_are_joined_as_the_language_does():
     message = Message(id="arguments.not_parsed_back", params={"nearest": ["a", "b"], "format": "c"})
     assert sentence(message) == "Only a and b are parsed back, got 'c'."
     assert "a 和 b" in sentence(message, "zh")
-    assert str(UnknownNameError("solve.unknown_pin", field="x")).endswith("the nearest are none.")
+    assert str(UnknownNameError("pins.unknown_pin", field="x")).endswith("the nearest are none.")
 
 
 def test_error_of_the_worker_speaks_chinese():

@@ -10,9 +10,11 @@ from advisor.data import DataDescription
 from advisor.errors import InputError, PlanError, SimulationError, UnknownNameError
 from advisor.hardware.catalogue import machine_from_name
 from advisor.hardware.machine import Cpu, Machine
+from advisor.pins import check_pins
 from advisor.rules.advice import ORDER, advise
 from advisor.rules.facts import Facts
-from advisor.solve import Search, check_pins, effective_batch, micro_batches
+from advisor.search import Search
+from advisor.solve import effective_batch, micro_batches
 from advisor.speed import TimeEstimate
 from tests.advisor.fakes import memory_of, model
 
@@ -66,6 +68,10 @@ class Estimator:
         kept = 4e5 * (0.2 if plan.activation_checkpointing else 1)
         peak = int(states + tokens * (kept + 2e5))
         return memory_of(peak, self.facts.machine)
+
+    def at_shape(self, plan, batch, length):
+        shaped = plan.replace(per_device_train_batch_size=batch, max_length=length)
+        return self.memory(shaped), None
 
     def time(self, plan):
         cost = 1.3 if plan.activation_checkpointing else 1.0

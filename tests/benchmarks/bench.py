@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cpu_jobs
+import first_plan
 import fit_times
 import fitcheck
 import formulas
@@ -73,6 +74,7 @@ def main() -> None:
             README.write_text(tables.splice(README.read_text(), text, markers))
     if not options.times:
         print(f"\n{latency.report()}")
+        print(f"\n{first_plan.report()}")
         print(f"\n{ticks.report()}")
         try:
             print(f"\n{cpu_jobs.report()}")
