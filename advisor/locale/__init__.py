@@ -2,7 +2,8 @@
 
 A catalogue is a flat JSON file {id: template}. Places are named and carry the unit they are shown
 in: `{peak:gib}` (`{peak:GiB}` with the unit), `{rate:lr}`, `{tokens:count}`, `{step:int}`,
-`{share:percent}`, `{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and `{names:and}`.
+`{share:percent}`, `{duration:duration}`. Lists are joined by `{names:list}`, `{names:or}` and
+`{names:and}`.
 
 Reasons and labels are in `en.json` and `zh_CN.json`, errors in `errors_en.json` and
 `errors_zh_CN.json`.

@@ -68,6 +68,7 @@ with answer_card:
         plan_parts.verdict_card(shown, proof)
 with proof_slot:
     proving.panel(proof)
+plan_parts.open_dialog(shown if live else None)
 
 if shown is not None:
     if not live:
@@ -107,7 +108,6 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    plan_parts.open_dialog(shown if live else None)
-if map_slot is not None and last is not None and last.rest is None:
-    # Last, because it may take a while: the skeleton stands until then.
-    plan_parts.batch_map(map_slot, asked, shown)
+    if map_slot is not None and last is not None and last.rest is None:
+        # Last, because it may take a while: the skeleton stands until then.
+        plan_parts.batch_map(map_slot, asked, shown)
