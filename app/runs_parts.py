@@ -64,11 +64,14 @@ def _table(shown: Sequence[Run]) -> None:
         rows = st.session_state[key]["selection"]["rows"]
         state.compare_runs([names[row] for row in rows])
 
+    def _duration(seconds: Any) -> str:
+        return format_duration(seconds, lang)
+
     column = st.column_config
     table = pd.DataFrame([_row(run) for run in shown])
     st.dataframe(
         # A style keeps the seconds sortable as numbers.
-        table.style.format({"seconds": lambda s: format_duration(s, lang)}, na_rep=""),
+        table.style.format({"seconds": _duration}, na_rep=""),
         hide_index=True,
         row_height=38,
         on_select=select,

@@ -74,6 +74,7 @@ with top:
 plan_inputs.input_cards(slots, asked, shown, input_error)
 with proof_slot:
     proving.panel(proof)
+plan_parts.open_dialog(shown if live else None)
 
 if shown is not None:
     if not live:
@@ -113,7 +114,6 @@ if shown is not None:
             ):
                 with column:
                     plan_values.values(part, shown, asked, live=live)
-    plan_parts.open_dialog(shown if live else None)
-if map_slot is not None and last is not None and last.rest is None:
-    # Last, because it may take a while: the skeleton stands until then.
-    plan_parts.batch_map(map_slot, asked, shown)
+    if map_slot is not None and last is not None and last.rest is None:
+        # Last, because it may take a while: the skeleton stands until then.
+        plan_parts.batch_map(map_slot, asked, shown)
