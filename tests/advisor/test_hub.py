@@ -12,6 +12,7 @@ from advisor import demo, hub
 from advisor.errors import AdvisorError, InputError
 from advisor.locale import say
 from advisor.recommend import Advisor, Question
+from advisor.review.pins import question_from
 from advisor.simulate.worker import Worker
 from tests.advisor.hub_stub import COMMIT, Hub
 
@@ -290,6 +291,14 @@ def test_what_is_an_id_and_what_a_path(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert not hub.is_model_id("owner/name")
     assert not hub.is_data_id("owner/name")
+
+
+def test_arguments_of_a_revision_ask_for_it():
+    given = {"model_name_or_path": "owner/name", "model_revision": "v1", "train_file": "a.jsonl"}
+    asked, refused = question_from(given, Question())
+    assert (asked.model, asked.data, refused) == ("owner/name@v1", "a.jsonl", ())
+    asked, _ = question_from({**given, "model_name_or_path": "./model"}, Question())
+    assert asked.model == "./model"
 
 
 def test_errors_of_the_hub_cross_the_pipe():

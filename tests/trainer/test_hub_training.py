@@ -52,7 +52,7 @@ def test_a_run_by_hub_id_trains_the_revision_that_was_recommended_for(bench, stu
     done = subprocess.run(
         [sys.executable, "-P", "-m", "advisor", "recommend", "--model", "me/tiny@v1",
          "--data", "me/rows", "--machine", "Tesla T4", "--json", "--method", "full",
-         "--pin", "max_steps=3", "--pin", "max_length=48", "--pin", "use_cpu=true",
+         "--pin", "max_steps=3", "--pin", "max_length=48", "--pin", "fp16=false",
          "--pin", "per_device_train_batch_size=2"],
         capture_output=True, text=True, env=online, cwd=bench.root, check=False,
     )  # fmt: skip
@@ -65,8 +65,8 @@ def test_a_run_by_hub_id_trains_the_revision_that_was_recommended_for(bench, stu
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     args = bench.root / "hub-args.json"
-    args.write_text(done.stdout)
     written = json.loads(done.stdout)
+    args.write_text(json.dumps({**written, "use_cpu": True}))
     assert (written["model_name_or_path"], written["model_revision"]) == ("me/tiny", "v1")
     assert written["train_file"] == "me/rows"
 
