@@ -61,6 +61,7 @@ ONLY_WHEN_SET = (
     "fsdp_config",
     "ddp_bucket_cap_mb",
     "ddp_find_unused_parameters",
+    "liger_kernel_config",
 )
 """Left out where None."""
 CONSTANTS: dict[str, Any] = {
@@ -158,6 +159,9 @@ def training_arguments_for(recommendation: Recommendation) -> dict[str, Any]:
     for name in ONLY_WHEN_SET:
         if values[name] is None:
             del values[name]
+    if plan.liger_kernel_config is not None:  # Liger takes null for false
+        given = records.encode(plan.liger_kernel_config).items()
+        values["liger_kernel_config"] = {key: on for key, on in given if on is not None}
     if plan.activation_checkpointing:
         values.setdefault("activation_checkpointing_kwargs", _checkpointing_kwargs(plan))
     if plan.max_steps > 0:

@@ -21,6 +21,7 @@ _RECORDS = (
     "quantization",
     "fsdp_config",
     "activation_checkpointing_kwargs",
+    "liger_kernel_config",
     "optim_target_modules",
 )
 """Fields that a plan holds in another form than JSON does."""

@@ -80,6 +80,21 @@ class Checkpointing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LigerKernels:
+    """Which of Liger's operators run; names are those of `liger_kernel_config`, None its default.
+
+    A name that a model type does not have is passed by, as Liger does.
+    """
+
+    rope: bool | None = None
+    rms_norm: bool | None = None
+    swiglu: bool | None = None
+    geglu: bool | None = None
+    cross_entropy: bool | None = None
+    fused_linear_cross_entropy: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FsdpConfig:
     """FSDP2; field names are those of TrainingArguments' `fsdp_config`."""
 
@@ -156,6 +171,7 @@ class TrainingPlan:
     fp16: bool = False
     tf32: bool | None = None
     use_liger_kernel: bool = False
+    liger_kernel_config: LigerKernels | None = None
     """Liger's Triton operators in the place of the model's own, with Liger's defaults."""
     activation_checkpointing: bool = False
     activation_checkpointing_kwargs: Checkpointing | None = None

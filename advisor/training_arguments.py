@@ -39,7 +39,6 @@ OUTSIDE_THE_PLAN = (
     "torch_compile",
     "torch_compile_backend",
     "torch_compile_mode",
-    "liger_kernel_config",
     "ddp_static_graph",
     "deepspeed",
     "auto_find_batch_size",

@@ -107,6 +107,7 @@ def test_fields_a_plan_shares_with_the_class_are_these():
         "fp16",
         "tf32",
         "use_liger_kernel",
+        "liger_kernel_config",
         "activation_checkpointing",
         "logging_steps",
         "eval_strategy",

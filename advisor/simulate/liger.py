@@ -4,7 +4,8 @@ Read in liger-kernel 0.8.5 (`transformers/monkey_patch.py`, `transformers/model/
 `rms_norm.py`, `swiglu.py`, `geglu.py`, `rope.py` of `ops/`) with its defaults, which are Triton's
 kernels, and in transformers 5.23 (`Trainer.train` patches the model, `Trainer.prediction_step` asks
 an evaluation for no logits). Kernels take nothing for themselves: all memory is what the Python
-around them allocates. Never measured. The loss is in liger_loss.py.
+around them allocates. Never measured. The loss is in liger_loss.py. `liger_kernel_config` switches
+operators off and chooses the loss.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from advisor.errors import SimulationError, note
+from advisor.plan import LigerKernels
 from advisor.simulate.liger_loss import IGNORED, CrossEntropy, FusedLinearCrossEntropy
 from advisor.simulate.profile import Structure
 from advisor.simulate.trace import Recorder
@@ -42,15 +44,19 @@ class _Patch:
     """Gate and up projection are one matrix."""
     fused_loss: bool = True
     """fused_linear_cross_entropy; else cross_entropy, of the model's own logits."""
+    mlp: str = "swiglu"
+    """The switch of the gated MLP."""
 
 
 _AROUND = ("post_attention_layernorm", "post_feedforward_layernorm")
 _HEADS = ("self_attn.q_norm", "self_attn.k_norm")
 _GEMMA = ("input_layernorm", "pre_feedforward_layernorm", *_AROUND)
 PATCHES = {
-    "gemma": _Patch(),
-    "gemma2": _Patch(norms=_GEMMA, overwrites=False, last_overwrites=False),
-    "gemma3_text": _Patch(norms=(*_GEMMA, *_HEADS), overwrites=False, last_overwrites=False),
+    "gemma": _Patch(mlp="geglu"),
+    "gemma2": _Patch(norms=_GEMMA, overwrites=False, last_overwrites=False, mlp="geglu"),
+    "gemma3_text": _Patch(
+        norms=(*_GEMMA, *_HEADS), overwrites=False, last_overwrites=False, mlp="geglu"
+    ),
     "granite": _Patch(fused_loss=False),
     "llama": _Patch(),
     "mistral": _Patch(),
@@ -68,7 +74,7 @@ def check(structure: Structure) -> None:
 
     Raises:
         SimulationError: a CPU or a card that Triton has no code for, FSDP2, another task than
-            causal-lm or another model type.
+            causal-lm, another model type or a choice of losses that Liger refuses.
     """
     if structure.device == "cpu" or (structure.compute_capability or (0, 0)) < (7, 0):
         raise SimulationError("liger.card")
@@ -79,28 +85,63 @@ def check(structure: Structure) -> None:
     model_type = structure.config_dict().get("model_type")
     if model_type not in PATCHES:
         raise SimulationError("liger.model_type", model_type=model_type, known=tuple(PATCHES))
+    patch = PATCHES[model_type]
+    on = _Switches.of(patch, structure.liger_kernels)
+    if on.fused_loss and (on.cross_entropy or not patch.fused_loss):
+        raise SimulationError("liger.losses", model_type=model_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Switches:
+    """What is on for one model type."""
+
+    rope: bool
+    rms_norm: bool
+    mlp: bool
+    cross_entropy: bool
+    fused_loss: bool
+
+    @staticmethod
+    def of(patch: _Patch, given: LigerKernels) -> "_Switches":
+        def chosen(name: str, default: bool) -> bool:
+            value = getattr(given, name)
+            return default if value is None else value
+
+        return _Switches(
+            rope=chosen("rope", True),
+            rms_norm=chosen("rms_norm", True),
+            mlp=chosen(patch.mlp, True),
+            cross_entropy=chosen("cross_entropy", not patch.fused_loss),
+            fused_loss=chosen("fused_linear_cross_entropy", patch.fused_loss),
+        )
 
 
 @contextlib.contextmanager
-def switched_on(model: Any, recorder: Recorder) -> Iterator[None]:
+def switched_on(model: Any, recorder: Recorder, given: LigerKernels) -> Iterator[None]:
     """The model with Liger's operators inside the block, as Trainer.train has it.
 
     Args:
         model: of a type in PATCHES, adapters on it or not.
         recorder: records the step.
+        given: which operators.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     patch = PATCHES[base.config.model_type]
+    on = _Switches.of(patch, given)
     for layer in base.model.layers:
-        for name in patch.norms:
+        for name in patch.norms if on.rms_norm else ():
             _bind_norm(layer.get_submodule(name), recorder, overwrites=patch.overwrites)
-        layer.mlp.forward = MethodType(_mlp(recorder, packed=patch.packed), layer.mlp)
-    _bind_norm(base.model.norm, recorder, overwrites=patch.last_overwrites)
+        if on.mlp:
+            layer.mlp.forward = MethodType(_mlp(recorder, packed=patch.packed), layer.mlp)
+    if on.rms_norm:
+        _bind_norm(base.model.norm, recorder, overwrites=patch.last_overwrites)
     module: Any = sys.modules[type(base).__module__]
-    replaced: list[tuple[Any, str, Any]] = [(module, "apply_rotary_pos_emb", _rope(recorder))]
-    if patch.fused_loss:
+    replaced: list[tuple[Any, str, Any]] = []
+    if on.rope:
+        replaced.append((module, "apply_rotary_pos_emb", _rope(recorder)))
+    if on.fused_loss:
         base.forward = MethodType(_causal_lm(recorder), base)
-    else:
+    elif on.cross_entropy:
         replaced.append((nn.functional, "cross_entropy", _cross_entropy(recorder)))
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     try:

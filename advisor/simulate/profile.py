@@ -22,7 +22,15 @@ import numpy as np
 
 from advisor import errors, records
 from advisor.errors import note
-from advisor.plan import Checkpointing, Dtype, LoraSettings, Method, Quantization, TrainingPlan
+from advisor.plan import (
+    Checkpointing,
+    Dtype,
+    LigerKernels,
+    LoraSettings,
+    Method,
+    Quantization,
+    TrainingPlan,
+)
 from advisor.simulate import temporaries
 from advisor.simulate.software import INSTALLED, Software
 from advisor.versions import installed
@@ -120,6 +128,7 @@ class Structure:
     """DDP that looks for unused parameters hands out copies of the outputs (_DDPSink)."""
     use_liger_kernel: bool = False
     """Liger's operators in the model's place, in the evaluation as well."""
+    liger_kernels: LigerKernels = field(default_factory=LigerKernels)
     separate_experts: bool = False
     """Every expert is built of linear layers, as transformers did before 5.0."""
     evaluates: bool = False
@@ -215,6 +224,7 @@ def structure_of(
         sharding=_sharding(plan),
         outputs_cloned=plan.is_replicated() and plan.finds_unused_parameters(),
         use_liger_kernel=plan.use_liger_kernel,
+        liger_kernels=(plan.use_liger_kernel and plan.liger_kernel_config) or LigerKernels(),
         separate_experts=software.separates_experts(str(config.get("model_type"))),
     )
 

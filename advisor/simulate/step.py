@@ -84,7 +84,7 @@ def record(
         model.train()
         _follow_layers(model, recorder)
         if structure.use_liger_kernel:
-            stack.enter_context(liger.switched_on(model, recorder))
+            stack.enter_context(liger.switched_on(model, recorder, structure.liger_kernels))
             recorder.values.notes.add(liger.NOTE)
         if structure.autocast is not None and structure.sharding is None:
             _wrap_autocast(model, getattr(torch, structure.autocast))

@@ -25,7 +25,14 @@ from advisor.errors import InputError, PlanError, UnknownNameError
 from advisor.hardware.machine import Machine
 from advisor.locale import Message, sentence
 from advisor.model import ModelDescription
-from advisor.plan import Checkpointing, FsdpConfig, LoraSettings, Quantization, TrainingPlan
+from advisor.plan import (
+    Checkpointing,
+    FsdpConfig,
+    LigerKernels,
+    LoraSettings,
+    Quantization,
+    TrainingPlan,
+)
 from advisor.recommendation import Advice, Recommendation
 
 DATA = DataDescription(
@@ -373,11 +380,22 @@ def test_how_layers_are_checkpointed_goes_there_and_back():
     assert plan_from_arguments(values).activation_checkpointing_kwargs == how
 
 
+def test_ligers_choice_is_written_without_what_it_leaves_open():
+    """Liger takes null for false."""
+    chosen = LigerKernels(rope=False, swiglu=True)
+    plan = TrainingPlan(use_liger_kernel=True, liger_kernel_config=chosen)
+    values = written(plan)
+    assert values["liger_kernel_config"] == {"rope": False, "swiglu": True}
+    assert plan_from_arguments(values).liger_kernel_config == chosen
+    assert "liger_kernel_config" not in written(TrainingPlan(use_liger_kernel=True))
+    with pytest.raises(InputError, match="layernorm"):
+        plan_from_arguments({**values, "liger_kernel_config": {"layernorm": True}})
+
+
 @pytest.mark.parametrize(
     "extra",
     [
         {"torch_compile": True},
-        {"use_liger_kernel": True, "liger_kernel_config": {"rope": False}},
         {"fsdp": "full_shard auto_wrap"},
         {"fsdp": True, "fsdp_config": {"version": 1}},
         {"fsdp": True, "fsdp_config": {"fsdp_cpu_offload": True}},

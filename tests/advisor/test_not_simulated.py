@@ -38,7 +38,6 @@ VALUES = {
     "torch_compile": True,
     "torch_compile_backend": "inductor",
     "torch_compile_mode": "default",
-    "liger_kernel_config": {"rope": False},
     "ddp_static_graph": True,
     "deepspeed": "zero.json",
     "auto_find_batch_size": True,

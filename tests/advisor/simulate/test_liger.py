@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from advisor.errors import PlanError, SimulationError
-from advisor.plan import LoraSettings, TrainingPlan
+from advisor.plan import LigerKernels, LoraSettings, TrainingPlan
 from advisor.simulate import replay, temporaries
 from advisor.simulate.fit import fit
 from advisor.simulate.profile import Sharding, Structure, canonical_config
+from advisor.simulate.profile import structure_of as of_plan
 from advisor.simulate.trace import MARK
 
 CONFIG = {
@@ -233,6 +234,54 @@ def highest(trace):
     real = [a.num_bytes for a in trace.allocations]
     changes = [real[e] if e >= 0 else -real[-e - 1] for e in trace.events if e < MARK]
     return max(np.cumsum(changes))
+
+
+OFF = {
+    "rope": False,
+    "rms_norm": False,
+    "swiglu": False,
+    "cross_entropy": False,
+    "fused_linear_cross_entropy": False,
+}
+
+
+def born_bytes(structure):
+    return [(a.op, a.num_bytes) for a in record(structure).allocations]
+
+
+def test_with_every_operator_off_the_step_is_the_one_without_liger():
+    off = structure_of(liger_kernels=LigerKernels(**OFF))
+    assert born_bytes(off) == born_bytes(dataclasses.replace(off, use_liger_kernel=False))
+
+
+@pytest.mark.parametrize("name", ["rope", "rms_norm", "swiglu", "fused_linear_cross_entropy"])
+def test_each_operator_has_its_switch(name):
+    without = structure_of(liger_kernels=LigerKernels(**OFF))
+    alone = structure_of(liger_kernels=LigerKernels(**{**OFF, name: True}))
+    assert born_bytes(alone) != born_bytes(without)
+    unknown_to_llama = structure_of(liger_kernels=LigerKernels(geglu=False))
+    assert born_bytes(unknown_to_llama) == born_bytes(structure_of())
+
+
+def test_the_plan_hands_its_choice_on_where_liger_is_on():
+    chosen = LigerKernels(rope=False)
+    plan = TrainingPlan(use_liger_kernel=True, liger_kernel_config=chosen)
+    assert of_plan(plan, CONFIG, (8, 0)).liger_kernels == chosen
+    off = plan.replace(use_liger_kernel=False)
+    assert of_plan(off, CONFIG, (8, 0)) == of_plan(TrainingPlan(), CONFIG, (8, 0))
+    assert TrainingPlan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize(
+    ("model_type", "given"),
+    [
+        ("llama", {"cross_entropy": True}),
+        ("granite", {"cross_entropy": False, "fused_linear_cross_entropy": True}),
+    ],
+)
+def test_losses_that_liger_refuses_are_unknown(model_type, given):
+    with pytest.raises(SimulationError, match="cross_entropy"):
+        record(structure_of(model_type=model_type, liger_kernels=LigerKernels(**given)))
 
 
 def test_adapters_and_the_evaluation_go_with_it():
