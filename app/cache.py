@@ -121,6 +121,7 @@ class Asking:
 
     def give_up(self) -> None:
         """Take it back; the worker process ends only if it works on this one."""
+        self.go_on()
         if self._future.cancel():
             return
         with Asking._turn:

@@ -110,3 +110,14 @@ def test_a_new_answer_takes_nothing_over_from_the_old_machine(session, records):
     state.sweep(FIRST, plan, compute)
     assert len(cells) == 2
     assert "elsewhere" not in session
+
+
+def test_the_rest_is_worked_on_when_the_first_answer_is_drawn(held, monkeypatch):
+    monkeypatch.setattr(cache, "DRAWING_SECONDS", 60)
+    held.let.set()
+    asking = cache.Asking(FIRST)
+    _, rest = asking.first(nothing)
+    assert rest is asking
+    assert asking.rest() is None
+    asking.go_on()
+    assert asking._future.result(10).plan is not None

@@ -19,6 +19,7 @@ import fit_times
 import fitcheck
 import formulas
 import latency
+import slider
 import tables
 import ticks
 from tables import Answer
@@ -76,6 +77,11 @@ def main() -> None:
         print(f"\n{latency.report()}")
         print(f"\n{first_plan.report()}")
         print(f"\n{ticks.report()}")
+        moved = slider.report()
+        print(f"\n{moved}")
+        readme = README.read_text()
+        if options.readme and all(marker in readme for marker in tables.SLIDER_MARKERS):
+            README.write_text(tables.splice(readme, moved, tables.SLIDER_MARKERS))
         try:
             print(f"\n{cpu_jobs.report()}")
         except AdvisorError as busy:

@@ -79,7 +79,7 @@ WATCH = """
 
 
 def report(moves: int = MOVES, home: Path | None = None) -> str:
-    """A sentence with p50 and p95; says so where there is no browser.
+    """A sentence with p50 and p95; says so where it could not be measured.
 
     Args:
         moves: how many are timed.
@@ -87,9 +87,14 @@ def report(moves: int = MOVES, home: Path | None = None) -> str:
     """
     if CHROMIUM is None:
         return "Slider: not measured, no Chromium."
+    from playwright.sync_api import Error
+
     with contextlib.ExitStack() as stack:
         home = home or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        times = _measure(home, moves)
+        try:
+            times = _measure(home, moves)
+        except (RuntimeError, Error) as error:
+            return f"Slider: not measured. {str(error).splitlines()[0]}"
     return told(times)
 
 
@@ -218,7 +223,7 @@ def _timed(slider: _Slider, shown: list[dict[str, str]], rng: random.Random, mov
             slider.settle()
             raise RuntimeError(f"the answer at stop {stop} was drawn and went away again")
         times.append((took[0], took[1]))
-        if "-v" in sys.argv:
+        if "-v" in sys.argv[1:]:
             print(f"{at} -> {stop}: {took[0]:.0f} {took[1]:.0f} ms", file=sys.stderr)
     return times
 

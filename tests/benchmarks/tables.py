@@ -12,6 +12,7 @@ LEFT_OUT = "advisor, source left out"
 """Our step times with constants that no row of the source was fitted to."""
 MARKERS = "<!-- bench: start -->", "<!-- bench: end -->"
 TIME_MARKERS = "<!-- times: start -->", "<!-- times: end -->"
+SLIDER_MARKERS = "<!-- slider: start -->", "<!-- slider: end -->"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from advisor.hardware.machine import Gpu
 from advisor.peaks import Asked, on_gpu
 from advisor.plan import TrainingPlan
 from advisor.simulate import replay
-from advisor.simulate.allocator import CachingAllocator
+from advisor.simulate.allocator import CachingAllocator, OutOfMemoryError
 from advisor.simulate.fit import fit
 from advisor.simulate.mixing import MIXED, carried, mixed
 from advisor.simulate.profile import Structure, canonical_config
@@ -146,3 +146,13 @@ def test_what_returns_its_cache_in_time_is_tight_and_what_cannot_does_not_fit(pr
     assert verdict(highest - (roomy.reserved_bytes - roomy.allocated_bytes) - 64 * MIB).verdict == (
         "does_not_fit"
     )
+
+
+def test_what_is_alive_at_once_and_does_not_fit_is_refused_without_a_replay(profile, monkeypatch):
+    alive = replay.on_cuda(profile, BATCH, LONGEST, DEPTH).allocated
+    with pytest.raises(OutOfMemoryError, match="live bytes"):
+        replay.on_cuda(profile, BATCH, LONGEST, DEPTH, capacity_bytes=alive // 2)
+    # The same refusal as the allocator's own.
+    monkeypatch.setattr(replay, "_least", lambda *_: 0)
+    with pytest.raises(OutOfMemoryError, match="reserved exceed"):
+        replay.on_cuda(profile, BATCH, LONGEST, DEPTH, capacity_bytes=alive // 2)
