@@ -8,9 +8,8 @@ one layer more and another shape: the profile must reproduce it event for event.
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,21 +34,10 @@ class NotReplicableError(Exception):
 
 Record = Callable[[int, int, int], Trace]
 """(depth, batch, length) -> Trace."""
-Together = Callable[[Sequence[Callable[[], Trace]]], list[Trace]]
-
-
-def _one_by_one(calls: Sequence[Callable[[], Trace]]) -> list[Trace]:
-    return [call() for call in calls]
 
 
 def fit(
-    record: Record,
-    *,
-    depth: int,
-    replicate: bool,
-    single_row: bool,
-    context: int | None = None,
-    together: Together = _one_by_one,
+    record: Record, *, depth: int, replicate: bool, single_row: bool, context: int | None = None
 ) -> Profile:
     """Make the profile of a structure.
 
@@ -59,7 +47,6 @@ def fit(
         replicate: repeat layers; False traces all of them.
         single_row: every batch has one row.
         context: tokens of the longest row that the model takes; None: of any length.
-        together: makes several records.
 
     Raises:
         SimulationError: the order of events depends on batch or length.
@@ -67,13 +54,13 @@ def fit(
     traced = DEPTH if replicate and depth > DEPTH else depth
     rows = _Rows(single_row, _unit(context))
     try:
-        return _fit(record, traced, traced < depth, rows, together)
+        return _fit(record, traced, traced < depth, rows)
     except NotReplicableError as error:
         if traced == depth:
             raise SimulationError("fit.shape_dependent", reason=error) from error
         note = f"layers do not repeat ({error}): all {depth} were traced"
         try:
-            profile = _fit(record, depth, False, rows, together)
+            profile = _fit(record, depth, False, rows)
         except NotReplicableError as again:
             raise SimulationError("fit.shape_dependent", reason=again) from again
         return _with_note(profile, note)
@@ -102,22 +89,22 @@ class _Rows:
         return (1 if self.single else batch), units * self.unit
 
 
-def _fit(record: Record, traced: int, replicated: bool, rows: _Rows, together: Together) -> Profile:
+def _fit(record: Record, traced: int, replicated: bool, rows: _Rows) -> Profile:
     shape = rows.shape
     shapes = [shape(*s) for s in SHAPES]
     if rows.single:
         shapes = [shapes[0], shapes[2]]
+    traces = [record(traced, *s) for s in shapes]
     check_depth = traced + 1 if replicated else traced
     check_shape = shape(*CHECK_SHAPE)
-    asked = [*((traced, *s) for s in shapes), (check_depth, *check_shape)]
-    *traces, check = together([functools.partial(record, *one) for one in asked])
+    check = record(check_depth, *check_shape)
     deeper = check if replicated else None
     try:
         profile = _build(traces, shapes, traced, deeper, check_shape)
         _verify(profile, check, check_depth, check_shape)
     except _NotSeparableError:
         more = [shape(*s) for s in (MORE_SHAPES[1:] if rows.single else MORE_SHAPES)]
-        traces += together([functools.partial(record, traced, *s) for s in more])
+        traces += [record(traced, *s) for s in more]
         try:
             profile = _build(traces, shapes + more, traced, deeper, check_shape)
             _verify(profile, check, check_depth, check_shape)

@@ -7,10 +7,9 @@ import dataclasses
 import functools
 import gc
 import logging
-import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,7 +112,7 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     gone = patches.missing()  # before what imports the same libraries' insides
     if gone:
         raise SimulationError("make.lacks", names=gone)
-    from advisor.simulate import fit, forked, optimizers
+    from advisor.simulate import fit, optimizers
     from advisor.simulate.build import attention_note, build_on_meta, context_of, why_in_full
     from advisor.simulate.experts import unquantised_note
     from advisor.simulate.saved_copies import by_size
@@ -133,20 +132,15 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
     if in_full is not None:
         notes[f"All layers were traced: {in_full}."] = None
     del model
-    done, here = 0, os.getpid()
+    done = 0
 
     def trace(layer_count: int, batch: int, length: int) -> Any:
         nonlocal done
         done += 1
-        if os.getpid() == here:
-            progress("trace", {"number": done})
-        return record(structure, depth=layer_count, batch=batch, length=length)
-
-    def together(calls: "Sequence[Callable[[], Any]]") -> list[Any]:
-        traces = forked.in_two(calls)
-        for result in traces:
-            notes.update(dict.fromkeys(result.notes))
-        return traces
+        progress("trace", {"number": done})
+        result = record(structure, depth=layer_count, batch=batch, length=length)
+        notes.update(dict.fromkeys(result.notes))
+        return result
 
     profile = fit.fit(
         trace,
@@ -154,7 +148,6 @@ def make_profile(encoded: dict[str, Any], progress: "Callable[[str, dict[str, An
         replicate=in_full is None,
         single_row=structure.single_row,
         context=context,
-        together=together,
     )
     profile = dataclasses.replace(
         profile,
