@@ -60,7 +60,12 @@ def test_a_start_without_a_plan_predicts_nothing(run_in):
     assert title(run_in("starting", planned=False)) == (
         "Starting: model and data are being loaded."
     )
-    assert "by the prediction, done about" in title(run_in("starting"))
+
+
+def test_a_start_tells_the_predicted_time(run_in):
+    run = run_in("starting")
+    left = format_duration(run.planned_seconds())
+    assert title(run).startswith(f"Starting: 555 steps, {left} by the prediction, done about ")
 
 
 @pytest.mark.parametrize(
