@@ -121,6 +121,8 @@ def test_a_finished_run_teaches_its_kind(tmp_path):
         kind_of(PLAN, "Tesla T4", "llama"),
         kind_of(PLAN.replace(activation_checkpointing=True), "cpu", "llama"),
         kind_of(PLAN.replace(bf16=True), "cpu", "llama"),
+        kind_of(PLAN.replace(dtype="bfloat16"), "cpu", "llama"),
+        kind_of(PLAN.replace(method="lora", lora=LoraSettings(r=4)), "cpu", "llama"),
         kind_of(PLAN.replace(attention_mask=True), "cpu", "llama"),
         kind_of(PLAN.replace(devices=2), "cpu", "llama"),
     ],
