@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from advisor import data_parallel, not_simulated, saving
-from advisor.calibration import NOTHING, Kind, Learned, kind_of, learn
+from advisor.calibration import NOTHING, Kind, Learned, card_of, kind_of, learn
 from advisor.data import DataDescription
 from advisor.errors import SimulationError, note
 from advisor.hardware.machine import Gpu, Machine
@@ -149,7 +149,7 @@ class Estimator:
             software_of(plan, self._software),
         ]
         if learned.speed_ratios:
-            low, high = spread([1 / r * speed for r in learned.speed_ratios], 0.1)
+            low, high = spread(learned.time_misses(), 0.1, (error / (1 + error), error))
             assumptions.append(note("estimate.learned", count=len(learned.speed_ratios)))
         else:
             if runs_unknown_kernels(plan):
@@ -266,7 +266,12 @@ class Estimator:
         kind = kind_of(plan, "cpu" if gpu is None else gpu.name, self._model.model_type)
         if kind not in self._learned:
             rates = self._rates(plan)
-            self._learned[kind] = learn(self._runs, kind, rates.assumption if rates else None)
+            self._learned[kind] = learn(
+                self._runs,
+                kind,
+                rates.assumption if rates else None,
+                None if gpu is None else card_of(self._machine, gpu.name),
+            )
         return self._learned[kind]
 
     def _gpu(self, plan: TrainingPlan) -> Gpu | None:
@@ -335,7 +340,7 @@ class Estimator:
     def _context_bytes(self, plan: TrainingPlan) -> int:
         gpu = self._gpu(plan)
         if gpu is None:
-            return self._baseline
+            return self._baseline + round(self._known_of(plan).offset())
         context = context_of(gpu, self._known_of(plan))[0]
         return context + data_parallel.communicator_bytes(plan)[0]
 

@@ -42,6 +42,8 @@ class MemoryEstimate:
     """Bytes at the peak by category (keys of CATEGORIES); their sum is process_bytes."""
     correction: float = 1.0
     """Factor on what is not context, learned from this machine's runs; divide to undo it."""
+    correction_bytes: int = 0
+    """Of `context`, on a CPU: learned from this machine's runs; subtract to undo it."""
     occasions: dict[str, int] = field(default_factory=dict)
     """Process bytes reached outside the steady step: load, first_step, and what replay.OCCASIONS
     names besides where there is such.

@@ -97,14 +97,18 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
     alone = _RESERVED_ERROR[asked.plan.quantization is not None, is_measured]
     shares = data_parallel.reserved_error(asked.plan, alone)
     low, high = (max(share, least) for share in shares)
-    reserved = (math.floor(lower * (1 - low)), math.ceil(peaks.reserved * (1 + high)))
+    told = max(round(peaks.reserved * asked.learned.memory()), peaks.allocated)
+    factor = told / peaks.reserved
+    misses = asked.learned.memory_misses() or (1.0,)
+    low, high = 1 - min(*misses, 1.0) * (1 - low), max(*misses, 1.0) * (1 + high) - 1
+    reserved = (math.floor(lower * factor * (1 - low)), math.ceil(told * (1 + high)))
     categories = dict(peaks.categories)
     categories["context"] = around_torch
-    categories["fragmentation"] = peaks.reserved - peaks.allocated
+    categories["fragmentation"] = told - peaks.allocated
     found = MemoryEstimate(
         allocated_bytes=peaks.allocated,
-        reserved_bytes=peaks.reserved,
-        process_bytes=peaks.reserved + around_torch,
+        reserved_bytes=told,
+        process_bytes=told + around_torch,
         interval={
             "allocated_bytes": around(peaks.allocated, max(_ALLOCATED_ERROR[is_measured], least)),
             "reserved_bytes": reserved,
@@ -114,18 +118,22 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
             ),
         },
         capacity_bytes=capacity,
-        occasions={name: value + around_torch for name, value in peaks.occasions.items()},
+        correction=factor,
+        occasions={
+            name: round(value * factor) + around_torch for name, value in peaks.occasions.items()
+        },
         phases=peaks.phases,
         categories=categories,
         assumptions=(
             *asked.assumptions,
             *_said_of(peaks, asked, is_measured),
+            *_said_of_runs("peaks.reserve_learned", asked.learned),
             *([UNIFIED] if gpu.memory_kind == "unified" else []),
             note("peaks.context", mib=context / MIB, source=source),
         ),
     ).judged()
     if found.verdict == "does_not_fit" and capacity is not None:
-        least_room = math.floor((capacity - around_torch - spread_around) / (1 + high))
+        least_room = math.floor((capacity - around_torch - spread_around) / (factor * (1 + high)))
         if _survives(asked, least_room):
             said = note("peaks.returned_in_time")
             found = dataclasses.replace(
@@ -224,7 +232,10 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
     shape = (asked.profile, asked.batch, asked.length, asked.depth)
     buckets = buckets_of(asked.plan)
     peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, buckets, saves=asked.saves)
-    factor = asked.learned.memory()
+    factor, offset = asked.learned.memory(), round(asked.learned.offset())
+    said: list[str] = [note("peaks.baseline", size=baseline)]
+    said += _said_of_runs("peaks.malloc_learned", asked.learned)
+    baseline += offset
 
     def kept(evaluation: replay.Evaluation | None, live: int, *, saves: bool = False) -> int:
         if GLIBC:
@@ -238,16 +249,13 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
     if "save" in occasions:
         occasions["save"] = baseline + kept(asked.evaluation, peaks.occasions["save"], saves=True)
     low, high = 1 - _CPU_ERROR[0], 1 + _CPU_ERROR[1]
+    if misses := asked.learned.memory_misses():
+        low, high = spread(misses, 0.04, _CPU_ERROR)
     interval = (math.floor((baseline + steady) * low), math.ceil((baseline + steady) * high))
-    said: list[str] = [note("peaks.baseline", size=baseline)]
-    if asked.learned.memory_ratios:
-        low, high = spread([ratio / factor for ratio in asked.learned.memory_ratios], 0.04)
-        interval = (math.floor(baseline + steady * low), math.ceil(baseline + steady * high))
-        said.append(note("peaks.malloc_learned", count=len(asked.learned.memory_ratios)))
     categories = dict(peaks.categories)
     categories["context"] = baseline
     categories["fragmentation"] = steady - peaks.allocated
-    return MemoryEstimate(
+    found = MemoryEstimate(
         allocated_bytes=peaks.allocated,
         reserved_bytes=None,
         process_bytes=baseline + steady,
@@ -257,24 +265,36 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
         },
         capacity_bytes=free_bytes,
         correction=factor,
+        correction_bytes=offset,
         occasions=occasions,
         phases=peaks.phases,
         categories=categories,
         assumptions=(*asked.assumptions, *said),
     ).judged()
+    return _after_failures(found, asked.learned)
 
 
 def _least_error(profile: Profile) -> float:
     return _CONVOLUTIONS_ERROR if CONVOLUTIONS in profile.notes else 0.0
 
 
-def spread(ratios: list[float], least: float) -> tuple[float, float]:
-    """Low and high factor around the middle of the ratios: as far as they went, at least `least`.
+def spread(misses: Sequence[float], least: float, most: tuple[float, float]) -> tuple[float, float]:
+    """Low and high factor around what runs taught: as far as they went, and a margin beyond.
 
-    One run says little: the margin is three times as wide then, and shrinks with each further one.
+    One run says little: the margin is `most` or three times `least` then, whichever is less, and
+    shrinks towards `least` with each further run.
+
+    Args:
+        misses: measured over predicted of each run.
+        least: share that many runs leave on either side.
+        most: shares below and above without any run.
     """
-    margin = least * (1 + 2 / len(ratios))
-    return min(ratios) * (1 - margin), max(ratios) * (1 + margin)
+    margin = least * (1 + 2 / len(misses))
+    return min(misses) * (1 - min(margin, most[0])), max(misses) * (1 + min(margin, most[1]))
+
+
+def _said_of_runs(message_id: str, learned: Learned) -> list[str]:
+    return [note(message_id, count=len(learned.peaks))] if learned.peaks else []
 
 
 def around(value: int, share: float) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import threading
 
 import streamlit as st
 
+from advisor import calibration
 from advisor.arguments import arguments_for
 from advisor.errors import InputError
 from advisor.recommendation import Recommendation
@@ -150,7 +151,7 @@ def _result(run: Run) -> None:
         batch = (record.read_object(run.status.run_dir / record.RECORD) or {}).get("proof") or {}
         rows, tokens = batch.get("batch_rows"), batch.get("longest_tokens")
         said = t("prove.batch", lang, rows=rows, tokens=tokens, steps=run.step)
-        st.caption(f"{said} {t('prove.learned', lang)}")
+        st.caption(f"{said} {t(_learned(run), lang)}")
     if run.state == "finished" or ran_out(run):
         st.button(
             t("prove.again", lang),
@@ -159,6 +160,12 @@ def _result(run: Run) -> None:
             type="tertiary",
             on_click=state.forget_answer,
         )
+
+
+def _learned(run: Run) -> str:
+    """What the next answers take from it, as a message id."""
+    taught = calibration.taught_by(run.status.run_dir)
+    return "prove.learned." + ("both" if len(taught) > 1 else next(iter(taught), "nothing"))
 
 
 def out_of_memory(run: Run) -> str:

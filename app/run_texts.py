@@ -13,7 +13,7 @@ from advisor.recommendation import Recommendation
 from advisor.speed import TimeEstimate
 from app.run_data import RunData
 from app.texts import DOT, PACKAGE, device_name, t
-from trainer import record, runs
+from trainer import proof, record, runs
 from trainer.runs import ACTIVE, RESUMABLE, RunStatus, State
 
 ON_TIME_SHARE = 0.02
@@ -92,8 +92,16 @@ def title(run: Run, lang: str, timezone: str | None, now: float) -> str:
         return done + deviation(run.data.active_seconds, run.planned_seconds(), lang)
     if run.state == "failed" and step == 0:
         return t("run.failed.early", lang)
-    key = run.state if run.state != "running" else "starting"
-    return t(f"run.{key}", lang, step=step, total=total)
+    if run.state not in ("starting", "running"):
+        return t(f"run.{run.state}", lang, step=step, total=total)
+    key = "run.starting" if run.data.start is None else "run.first_step"
+    planned = run.planned_seconds() or run.seconds_left()
+    if step > 0 or planned is None or run.status.kind == proof.KIND:
+        return t(key, lang)
+    spent = 0.0 if run.data.start is None else now - run.data.start["time"]
+    left = max(planned - spent, 0.0)
+    at = clock(now + left, timezone)
+    return t(f"{key}.predicted", lang, total=total, left=left, at=at)
 
 
 def deviation(spent: float | None, planned: float | None, lang: str) -> str:

@@ -184,6 +184,7 @@ def predictions(plan: Mapping[str, Any] | None) -> dict[str, Any]:
         "context_bytes": (memory.get("categories") or {}).get("context"),
         "capacity_bytes": memory.get("capacity_bytes"),
         "memory_correction": memory.get("correction"),
+        "memory_correction_bytes": memory.get("correction_bytes"),
         "speed_correction": speed.get("correction"),
         **{
             n: speed.get(n)

@@ -180,3 +180,24 @@ def test_other_software_widens_the_range(monkeypatch, source, stated, said, widt
     assert known < OTHER_SOFTWARE_ERROR
     text = " ".join(found.assumptions)
     assert said in text if said else "versions" not in text
+
+
+def test_the_range_of_time_shrinks_as_runs_agree_and_one_run_never_widens_it(monkeypatch):
+    machine = machine_from_name("Tesla T4")
+    estimator = Estimator(Worker(), model=model(1e8), data=None, machine=machine)
+    cost = StepCost(forward=0.1, backward=0.2, optimizer=0.1, regime="compute")
+    monkeypatch.setattr(estimator, "_structure", lambda *_, **__: None)
+    monkeypatch.setattr(estimator, "_cost", lambda *_: cost)
+
+    def width(*ratios):
+        learned = dataclasses.replace(NOTHING, speed_ratios=ratios)
+        monkeypatch.setattr(estimator, "_known_of", lambda _plan: learned)
+        found = estimator.time(TrainingPlan())
+        low, high = found.step_seconds_interval
+        assert all(low <= 0.4 / r * (1 + 1e-9) <= high * (1 + 2e-9) for r in ratios)
+        return round((high - low) / found.step_seconds, 9)
+
+    widths = [width(*(0.8,) * times) for times in range(6)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[5] < widths[0]
+    assert width(0.7, 0.9) > width(0.8, 0.8)

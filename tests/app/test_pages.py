@@ -471,6 +471,32 @@ def test_proof_stands_beside_the_prediction(open_page, records, home):
     assert "prove_again" not in keys(other)  # another plan was not measured
 
 
+@pytest.mark.parametrize(
+    ("memory", "slower", "said"),
+    [
+        (1.05, 1.2, "The next answers have learned from it."),
+        (1.05, 9.0, "have learned its memory; its time was too far"),
+        (9.0, 1.2, "have learned its time; its memory was too far"),
+        (9.0, 9.0, "have not learned from it"),
+    ],
+)
+def test_a_proof_says_what_the_next_answers_have_learned(
+    open_page, records, home, memory, slower, said
+):
+    from trainer import record
+
+    reserved = round(memory * records.recommendation().memory.reserved_bytes)
+    directory = write_proof(
+        records, home, "finished", reserved_bytes=reserved, step_seconds=slower * 2.0
+    )
+    predicted = record.read_object(directory / record.RECORD)["predicted"]
+    predicted = {**predicted, "step_seconds": 2.0}
+    record.update(directory, state="finished", predicted=predicted)
+    at = open_page()
+    assert not at.exception
+    assert said in shown(at)
+
+
 def test_proof_that_ran_out_of_memory_decides_the_verdict(open_page, records, home):
     write_proof(records, home, "failed", out_of_memory=True)
     at = open_page()

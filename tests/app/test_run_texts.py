@@ -2,6 +2,7 @@
 
 import pytest
 
+from advisor.locale import format_duration
 from app import run_source, run_texts
 from trainer import record
 
@@ -35,6 +36,36 @@ def test_running_without_a_plan_claims_no_deviation(run_in):
     sentence = title(run_in("running", planned=False))
     assert "planned" not in sentence
     assert sentence.endswith(".")
+
+
+def test_before_the_first_step_the_predicted_time_is_told(run_in):
+    run = run_in("running", steps=0)
+    assert run.step == 0
+    planned = run.planned_seconds()
+    for passed in (0, 60):
+        left = format_duration(planned - passed)
+        said = run_texts.title(run, "en", "Europe/Berlin", NOW + passed)
+        assert said.startswith(f"First steps of 555: {left} left by the prediction, done about ")
+    assert title(run, "zh") != title(run)
+
+
+def test_after_the_first_steps_the_measured_rate_counts(run_in):
+    run = run_in("running")
+    assert "prediction" not in title(run)
+    assert run.seconds_left() == pytest.approx(30 * 355, rel=0.01)
+    assert run.seconds_left() != pytest.approx(run.planned_seconds() * 355 / 555, rel=0.01)
+
+
+def test_a_start_without_a_plan_predicts_nothing(run_in):
+    assert title(run_in("starting", planned=False)) == (
+        "Starting: model and data are being loaded."
+    )
+
+
+def test_a_start_tells_the_predicted_time(run_in):
+    run = run_in("starting")
+    left = format_duration(run.planned_seconds())
+    assert title(run).startswith(f"Starting: 555 steps, {left} by the prediction, done about ")
 
 
 @pytest.mark.parametrize(

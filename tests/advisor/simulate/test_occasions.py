@@ -1,10 +1,13 @@
 """What loading and the first step reach: a case worked out by hand, and a whole program again."""
 
+import dataclasses
+import statistics
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from advisor.calibration import Learned, Peak
 from advisor.hardware.catalogue import machine_from_name
 from advisor.memory import CATEGORIES
 from advisor.peaks import Asked, on_cpu, on_gpu
@@ -85,6 +88,51 @@ def test_a_cpu_adds_the_process(by_hand):
     found = on_cpu(asked_for(by_hand), baseline=GIB, free_bytes=2 * GIB)
     assert found.occasions == {"load": GIB + 18 * MIB, "first_step": GIB + 48 * MIB}
     assert found.verdict == "fits"
+
+
+def test_runs_of_a_card_move_what_torch_reserves_and_never_below_what_is_allocated(by_hand):
+    gpu = machine_from_name("Tesla T4").accelerator()
+    asked = asked_for(by_hand)
+    plain = on_gpu(asked, gpu)
+    for ratio, contexts in ((1.25, ()), (0.95, (200 * MIB,)), (0.5, (200 * MIB, 210 * MIB))):
+        run = Peak(fixed=0, kept=1_000, measured=round(1_000 * ratio))
+        learned = Learned(peaks=(run,), contexts=contexts)
+        found = on_gpu(dataclasses.replace(asked, learned=learned), gpu)
+        expected = max(round(plain.reserved_bytes * ratio), plain.allocated_bytes)
+        assert found.reserved_bytes == expected
+        assert found.allocated_bytes == plain.allocated_bytes
+        assert round(found.reserved_bytes / found.correction) == plain.reserved_bytes
+        context = found.process_bytes - found.reserved_bytes
+        unlearned = plain.process_bytes - plain.reserved_bytes
+        assert context == (statistics.median(contexts) if contexts else unlearned)
+        low, high = found.interval["reserved_bytes"]
+        assert low < expected < high
+        assert sum(found.categories.values()) == found.process_bytes
+        assert "What torch reserves: from 1 of your runs." in found.assumptions
+
+
+def test_runs_of_a_cpu_move_the_process_and_what_malloc_keeps(by_hand):
+    asked = asked_for(by_hand)
+    plain = on_cpu(asked, baseline=GIB, free_bytes=2 * GIB)
+    for share in (0.87, 1.1):
+        run = Peak(
+            fixed=GIB,
+            kept=plain.process_bytes - GIB,
+            measured=round(share * plain.process_bytes),
+        )
+        learned = Learned(peaks=(run,))
+        found = on_cpu(dataclasses.replace(asked, learned=learned), GIB, 2 * GIB)
+        assert found.process_bytes == pytest.approx(run.measured, abs=2)
+        assert sum(found.categories.values()) == found.process_bytes
+        undone = found.categories["context"] - found.correction_bytes
+        assert undone == GIB
+        kept = (found.process_bytes - found.categories["context"]) / found.correction
+        assert kept == pytest.approx(run.kept, abs=2)
+
+
+def test_a_cpu_run_that_ran_out_of_memory_is_remembered(by_hand):
+    asked = dataclasses.replace(asked_for(by_hand), learned=Learned(num_out_of_memory=1))
+    assert on_cpu(asked, baseline=GIB, free_bytes=4 * GIB).verdict == "tight"
 
 
 @pytest.mark.parametrize("method", ["full", "qlora"])
