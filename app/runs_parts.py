@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from advisor.locale import format_duration
 from advisor.units import GIB
 from app import compare_charts, launching, run_diff, run_source, run_texts, state
 from app.components import STATES, figure, heading, headline
@@ -64,14 +63,9 @@ def _table(shown: Sequence[Run]) -> None:
         rows = st.session_state[key]["selection"]["rows"]
         state.compare_runs([names[row] for row in rows])
 
-    def _duration(seconds: Any) -> str:
-        return format_duration(seconds, lang)
-
     column = st.column_config
-    table = pd.DataFrame([_row(run) for run in shown])
     st.dataframe(
-        # A style keeps the seconds sortable as numbers.
-        table.style.format({"seconds": _duration}, na_rep=""),
+        pd.DataFrame([_row(run) for run in shown]),
         hide_index=True,
         row_height=38,
         on_select=select,
@@ -104,7 +98,9 @@ def _table(shown: Sequence[Run]) -> None:
             "measured": column.NumberColumn(
                 t("runs.column.measured", lang), format="%.2f", width=110
             ),
-            "seconds": column.NumberColumn(t("runs.column.time", lang), width=100),
+            "seconds": column.NumberColumn(
+                t("runs.column.time", lang), format="%.1f", width=90
+            ),
             "task": column.TextColumn(t("runs.column.task", lang), width=90),
             "notes": column.TextColumn(t("runs.column.notes", lang), width=200),
         },
