@@ -1,9 +1,6 @@
-"""Model and data by their id: recommended for, written down and trained from, off a Hub here."""
+"""Model and data by their id: a real run that takes both from a Hub on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -45,33 +42,15 @@ def online(bench, stub, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", stub.url)
     monkeypatch.setenv("HF_HOME", str(bench.root / "hf"))
-    return dict(os.environ)
 
 
-def test_a_run_by_hub_id_trains_the_revision_that_was_recommended_for(bench, stub, online):
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "advisor", "recommend", "--model", "me/tiny@v1",
-         "--data", "me/rows", "--machine", "Tesla T4", "--json", "--method", "full",
-         "--pin", "max_steps=3", "--pin", "max_length=48", "--pin", "fp16=false",
-         "--pin", "per_device_train_batch_size=2"],
-        capture_output=True, text=True, env=online, cwd=bench.root, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    plan = bench.root / "hub-plan.json"
-    plan.write_text(done.stdout)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "advisor", "export", plan, "--format", "hf-json"],
-        capture_output=True, text=True, env=online, cwd=bench.root, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    args = bench.root / "hub-args.json"
-    written = json.loads(done.stdout)
-    args.write_text(json.dumps({**written, "use_cpu": True}))
-    assert (written["model_name_or_path"], written["model_revision"]) == ("me/tiny", "v1")
-    assert written["train_file"] == "me/rows"
-
+@pytest.mark.usefixtures("online")
+def test_a_run_by_hub_id_trains_the_revision_that_was_asked_for(bench, stub):
+    by_id = {"model_name_or_path": "me/tiny", "model_revision": "v1", "train_file": "me/rows"}
+    none = dict.fromkeys(("config_name", "tokenizer_name", "validation_file"))
+    args = bench.write(**by_id, **none, max_steps=3)
     run_dir = bench.root / "hub-run"
-    bench.train(args, "--plan", plan, "--run-dir", run_dir)
+    bench.train(args, "--run-dir", run_dir)
     said = record.read_object(run_dir / record.RECORD)
     assert (said["state"], bench.steps(run_dir)) == ("finished", 3)
     assert json.loads((run_dir / "args.json").read_text())["model_revision"] == "v1"
