@@ -187,7 +187,7 @@ def calibrate_gpu(
         names = [f"{p.name or '?'} ({p.pid})" for p in gpu.processes[:3]]
         raise InputError("measurements.gpu_busy", name=gpu.name, names=names)
     arguments = ["advisor.simulate.gpu_probe", "cuda", half_of(gpu)]
-    visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+    visible = {"CUDA_VISIBLE_DEVICES": str(gpu.uuid)}
     found = _run_probe(arguments, visible, on_progress, cancelled)
     tables = records.decode(GpuTables, found, "calibration")
     host, ratio = fit_anchors(gpu, tables, ProfileStore(worker).get)

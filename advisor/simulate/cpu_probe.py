@@ -295,6 +295,7 @@ def trainer_step(
                 torch.cuda.synchronize()
             self.times.append(time.perf_counter())
 
+    chosen: dict[str, Any] = {"use_cpu": True, **values}
     settings = dict(config)
     model_type = settings.pop("model_type")
     hf = transformers.AutoConfig.for_model(model_type, use_cache=False, **settings)
@@ -312,7 +313,7 @@ def trainer_step(
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
-            **{"use_cpu": True, **values},
+            **chosen,
         )
         trainer = transformers.Trainer(
             model=model,
