@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import advisor.locale
-from advisor import events
+from advisor import events, measurements
 from advisor.data import DataDescription
 from advisor.elsewhere import Elsewhere
 from advisor.errors import InputError
@@ -333,6 +333,9 @@ class FakeAdvisor:
             raise InputError("learning_rate must be greater than 0, got 0.", field="learning_rate")
         answer = recommendation(question, self.machine(question.machine))
         return dataclasses.replace(answer, model=self.model, data=self.data)
+
+    def calibrate(self, _gpu, on_progress=None, *, cancelled):
+        return measurements.calibrate(on_progress, cancelled=cancelled)
 
     def elsewhere(self, question, plan, names, seconds):
         """Two machines at a time; what is not NVIDIA's is unknown."""
