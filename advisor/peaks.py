@@ -127,7 +127,9 @@ def on_gpu(asked: Asked, gpu: Gpu) -> MemoryEstimate:
         assumptions=(
             *asked.assumptions,
             *_said_of(peaks, asked, is_measured),
-            *_said_of_runs("peaks.reserve_learned", asked.learned),
+            *_said_of_runs(
+                note("peaks.reserve_learned", count=len(asked.learned.peaks)), asked.learned
+            ),
             *([UNIFIED] if gpu.memory_kind == "unified" else []),
             note("peaks.context", mib=context / MIB, source=source),
         ),
@@ -234,7 +236,9 @@ def on_cpu(asked: Asked, baseline: int, free_bytes: int | None) -> MemoryEstimat
     peaks = replay.live(*shape, CPU_ROUNDING, asked.evaluation, buckets, saves=asked.saves)
     factor, offset = asked.learned.memory(), round(asked.learned.offset())
     said: list[str] = [note("peaks.baseline", size=baseline)]
-    said += _said_of_runs("peaks.malloc_learned", asked.learned)
+    said += _said_of_runs(
+        note("peaks.malloc_learned", count=len(asked.learned.peaks)), asked.learned
+    )
     baseline += offset
 
     def kept(evaluation: replay.Evaluation | None, live: int, *, saves: bool = False) -> int:
@@ -293,8 +297,8 @@ def spread(misses: Sequence[float], least: float, most: tuple[float, float]) -> 
     return min(misses) * (1 - min(margin, most[0])), max(misses) * (1 + min(margin, most[1]))
 
 
-def _said_of_runs(message_id: str, learned: Learned) -> list[str]:
-    return [note(message_id, count=len(learned.peaks))] if learned.peaks else []
+def _said_of_runs(said: str, learned: Learned) -> list[str]:
+    return [said] if learned.peaks else []
 
 
 def around(value: int, share: float) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import pytest
 
 from advisor import records
 from advisor.errors import SimulationError
+from advisor.locale import sentence
 from advisor.memory import CATEGORIES
 from advisor.simulate import make, replay
 from advisor.simulate.batches import plan_batch
@@ -110,7 +111,8 @@ def test_notes_of_a_profile_name_what_was_assumed(tmp_path, monkeypatch):
 def test_layers_are_repeated_only_where_one_stack_of_equal_ones_is_named():
     def why(name, **more):
         structure = structure_for(CASES[name][0], {**CASES[name][1], **more})
-        return why_in_full(build_on_meta(structure, 2), structure.depth())
+        found = why_in_full(build_on_meta(structure, 2), structure.depth())
+        return None if found is None else sentence(found)
 
     assert why("qwen2") is None
     assert why("vit") is None

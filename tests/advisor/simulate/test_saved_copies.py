@@ -104,7 +104,7 @@ def profile():
     )
     assert found.replicated
     copies = saved_copies.by_size(asked, found.traced_depth, growing=True)
-    return Profile(**{**vars(found), "copies": copies})
+    return dataclasses.replace(found, copies=copies)
 
 
 def test_a_profile_knows_them_for_every_depth(profile, tmp_path):
@@ -131,7 +131,7 @@ def test_they_come_on_top_of_what_a_step_leaves(profile):
 
 
 def test_larger_ones_take_the_place_of_gradients(profile):
-    large = Profile(**{**vars(profile), "copies": ((2 * HALF, 4, 1),)})
+    large = dataclasses.replace(profile, copies=((2 * HALF, 4, 1),))
     found = replay.on_cuda(large, 1, 64, LAYERS, saves=True)
     assert found.occasions["save"] == found.reserved
 
@@ -139,7 +139,7 @@ def test_larger_ones_take_the_place_of_gradients(profile):
 def test_malloc_keeps_them_too(profile):
     before, after = (replay.resident(profile, 1, 64, LAYERS, saves=s) for s in (False, True))
     assert before <= after <= before + 2 * LAYERS * HALF
-    many = Profile(**{**vars(profile), "copies": ((HALF, 400, 0),)})
+    many = dataclasses.replace(profile, copies=((HALF, 400, 0),))
     least = 400 * HALF + replay.live(profile, 1, 64, LAYERS, saves=False).occasions["load"]
     assert replay.resident(many, 1, 64, LAYERS, saves=True) >= least
 
