@@ -575,6 +575,9 @@ def test_a_busy_machine_is_said_in_the_dialog_of_the_calibration(open_page, fake
     class Refused:
         progress = None
 
+        def __init__(self, gpu):
+            self.gpu = gpu
+
         def is_cancelled(self):
             return False
 
