@@ -123,7 +123,9 @@ def test_sweep_grows_with_batch_and_length(advisor, answer):
         assert known[32, a] < known[32, b]
 
 
-@pytest.mark.parametrize(("layers", "fields"), [(80, ()), (8, ("method",))])
+@pytest.mark.parametrize(
+    ("layers", "fields"), [pytest.param(80, (), marks=pytest.mark.full), (8, ("method",))]
+)
 def test_impossible_question_names_its_pins(advisor, tmp_path, layers, fields):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**LLAMA_8B, "num_hidden_layers": layers}))

@@ -54,6 +54,7 @@ def test_first_loss_is_that_of_all_tokens_of_all_blocks(bench, model):
     assert tokens == [blocks.numel() * step for step in range(1, 31)]
 
 
+@pytest.mark.full
 def test_a_resumed_run_goes_on_with_the_same_blocks(bench, model):
     values = {"max_steps": 12, "save_strategy": "steps", "save_steps": 6}
     full = trained(bench, model, **values)

@@ -309,6 +309,7 @@ def test_the_loss_is_the_models_own_at_one_micro_batch(folder, tmp_path):
     torch.testing.assert_close(same_weights, weights, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.full
 def test_trainer_alone_is_four_times_off_for_bert(folder, tmp_path):
     """Why the loss is ours; when this fails, transformers has mended it."""
     whole, _ = trained(folder, "bert", tmp_path, 8, 1, ours=False)
@@ -369,7 +370,7 @@ def test_a_run_reports_accuracy_and_keeps_the_names_of_the_classes(bench, argume
     assert f"model       {end['model_path']}" in lines
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.full)])
 def test_the_code_that_a_run_ends_with_loads_what_was_trained(bench, arguments, method, reviews):
     adapters = {"method": "lora", "lora_r": 2, "lora_target_modules": ["query"]}
     changes = adapters if method == "lora" else {}

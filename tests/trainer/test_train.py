@@ -142,6 +142,7 @@ def test_resumed_run_equals_the_uninterrupted_one(bench, full, cut):
     assert not (run_dir / record.STOP).exists()
 
 
+@pytest.mark.full
 def test_sigterm_stops_adapters_mid_epoch_and_resume_is_exact(bench):
     lora = {
         "method": "lora",

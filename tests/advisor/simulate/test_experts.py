@@ -133,6 +133,7 @@ def test_stated_versions_are_compared_with_the_simulated_ones():
     assert said == f"Stated: torch 2.4.1; simulated: torch {installed('torch')}."
 
 
+@pytest.mark.full
 def test_the_measured_mixtral_run_fits_as_its_software_built_it(worker):
     rows = map(json.loads, ROWS.read_text().splitlines())
     row = next(r for r in rows if r["id"] == "fms-main-062")

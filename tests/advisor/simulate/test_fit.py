@@ -59,7 +59,12 @@ def structure_for(case):
     return Structure(config=canonical_config(CONFIG), **values)
 
 
-@pytest.mark.parametrize("case", CASES)
+RARE = ("int8", "every layer offloaded", "accumulation, foreach")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.full) if c in RARE else c for c in CASES]
+)
 def test_profile_equals_a_direct_trace_of_another_depth_and_shape(case, tmp_path):
     from advisor.simulate.step import record
 
@@ -113,6 +118,7 @@ def test_parent_of_the_worker_holds_no_torch():
     subprocess.run([sys.executable, "-P", "-c", program], check=True)
 
 
+@pytest.mark.full
 def test_checkpointing_trades_memory_as_it_says():
     """Every second layer lies between all and none; what is offloaded leaves the card."""
     from advisor.simulate.step import record

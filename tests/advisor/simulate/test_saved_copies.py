@@ -158,6 +158,7 @@ def test_the_verdict_follows_the_save(profile, saves):
     assert (found.verdict == "fits") != saves
 
 
+@pytest.mark.full
 def test_an_answer_counts_them(worker):
     found, none = (
         answer(
